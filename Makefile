@@ -1,0 +1,65 @@
+# make book                                  run every chapter (quick, simulated) and render that run
+# make book COHORT=ptb-xl DATA=path          the same on PTB-XL; without DATA it is downloaded
+# make book SCALE=full CHAPTER=methods/3kg   one chapter, at the scale of the published outputs
+# make test                                  unit tests, every chapter, the built site in a browser
+# make site                                  render the committed outputs, as they are published
+# make outputs                               make the outputs to commit (scale full) in book/
+# make lint, make clean, make distclean
+
+SCALE   ?= quick
+COHORT  ?= simulated
+DATA    ?=
+CHAPTER ?=
+BUDGET  ?=
+PYTHON  ?= python3
+VENV    ?= .venv
+
+PY      := $(VENV)/bin/python
+STAMP   := $(VENV)/.ecgtutorial-installed
+RUN      = $(PY) book/_tools/run.py --cohort "$(COHORT)" --data "$(DATA)" --chapters $(CHAPTER)
+
+.PHONY: book run site test outputs lint install clean distclean
+.DEFAULT_GOAL := book
+
+book: run
+	$(PY) book/_tools/render.py --source _build/run/book
+
+run: $(STAMP)
+	$(RUN) --scale $(SCALE) $(if $(BUDGET),--budget $(BUDGET))
+
+site: $(STAMP)
+	$(PY) book/_tools/render.py
+
+# The chapters start from an empty cache, so that a test never passes on what an older run left.
+test: $(STAMP)
+	rm -rf _build/test-cache
+	ECGTUTORIAL_SCALE=quick ECGTUTORIAL_COHORT=simulated ECGTUTORIAL_DATA= \
+	ECGTUTORIAL_CACHE="$(CURDIR)/_build/test-cache" \
+	$(PY) -m pytest tests book --ignore=book/_tools --nbval-lax --nbval-current-env \
+		--nbval-cell-timeout=600 --durations=5
+
+outputs: $(STAMP)
+	$(RUN) --scale $(if $(filter command line,$(origin SCALE)),$(SCALE),full) --write-back
+
+lint: $(STAMP)
+	$(PY) -m ruff check .
+
+install: $(STAMP)
+
+# torch goes first and by its exact version: resolved with the rest, it may come with gigabytes of
+# libraries for GPUs that this machine does not have.
+$(STAMP): pyproject.toml constraints.txt
+	@echo "Installing into $(VENV), which takes a few minutes the first time"
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(PY) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) \
+		else f"The book needs Python 3.11 to 3.13, but $(PY) is {v[0]}.{v[1]}. Try make PYTHON=...")'
+	$(PY) -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)" \
+		-c constraints.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[book,test]'
+	touch $@
+
+clean:
+	rm -rf _build .pytest_cache .ruff_cache
+
+distclean: clean
+	rm -rf $(VENV)

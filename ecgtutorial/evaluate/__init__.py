@@ -1,0 +1,1 @@
+"""Evaluations: each takes an encoder, whichever method made it, and returns a tidy data frame."""

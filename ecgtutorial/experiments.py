@@ -1,0 +1,159 @@
+"""The published experiments: which methods meet, at which scale, with which settings.
+
+    python -m ecgtutorial.experiments label-efficiency ptb-xl --data path/to/ptb-xl
+
+fills ``results/ptb-xl/label-efficiency.csv``. Stop it when you like: it goes on where it stopped.
+"""
+
+import argparse
+import functools
+import time
+
+import joblib
+import torch
+
+from . import augment, losses, metrics, runs
+from .cohort import open_cohort
+from .encoders import single_lead
+from .encoders.single_lead import SingleLeadCNN, default_strides
+from .evaluate import finetune, label_efficiency, probe
+from .methods import simclr, three_kg
+from .methods.simclr import SimCLR
+from .methods.three_kg import ThreeKG
+
+SECONDS = 2.5  # of a crop and a window
+
+# What a scale means: patients of the simulated cohort, pre-training, fine-tuning, label budgets.
+SCALES = {
+    "quick": {
+        "n_patients": 300,
+        "pretraining": {"epochs": 3, "batch_size": 64, "lr": 2e-3, "schedule": "cosine"},
+        "fine_tuning": {"epochs": 4, "min_steps": 30},
+        "budgets": (0.10, 1.0),
+        "subsets": {0.10: 1, 1.0: 1},
+    },
+    "full": {
+        "n_patients": 2000,
+        "pretraining": {"epochs": 16, "batch_size": 64, "lr": 2e-3, "schedule": "cosine"},
+        "fine_tuning": {"epochs": 6, "min_steps": 80},
+        "budgets": label_efficiency.BUDGETS,
+        "subsets": {0.01: 2, 0.02: 5, 0.05: 2, 0.10: 5, 0.25: 2, 0.50: 1, 0.60: 1, 1.0: 1},
+    },
+    # Paper D's batch and rate; the number of epochs is our choice, the paper does not say.
+    "paper": {
+        "n_patients": 20000,
+        "pretraining": {"epochs": 100, "batch_size": 512, "lr": 1e-3},
+        "fine_tuning": {"epochs": 50, "min_steps": 1000, "batch_size": 128},
+        "budgets": label_efficiency.BUDGETS,
+        "subsets": label_efficiency.SUBSETS,
+    },
+}
+
+# Everybody who meets in the chapters on 3KG: name -> (class, arguments).
+METHODS = {
+    "simclr": (SimCLR, {}),
+    "3kg-a": (ThreeKG, {"variant": "A", "seconds": SECONDS}),
+    "3kg-l": (ThreeKG, {"variant": "L", "seconds": SECONDS}),
+}
+
+
+def random_encoder(fs, seed):
+    """The encoder of this comparison before any training, with the weights of `seed`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return SingleLeadCNN(strides=default_strides(fs), readout="concat")
+
+
+def pretrained_encoder(name, train, scale, seed, progress=True):
+    """Pre-train method `name` (or load it from the run store) and return its encoder.
+
+    The downstream readout concatenates the leads (our choice): the head knows which lead is which.
+    """
+    method_class, arguments = METHODS[name]
+    run = runs.pretrained(
+        method_class, train, method=arguments, seed=seed, progress=progress,
+        **SCALES[scale]["pretraining"],
+    )  # fmt: skip
+    run.encoder.set_readout("concat")
+    return run.encoder
+
+
+def entrants(cohort, scale, seeds=(0,), progress=True):
+    """Random encoder, supervised baseline and every method, for `evaluate.label_efficiency`.
+
+    The supervised baseline is the random encoder fine-tuned: same encoder, budget, augmentation.
+    """
+    train = cohort.split()[0]
+    pretraining = SCALES[scale]["pretraining"]
+    for seed in seeds:
+        untrained = functools.partial(random_encoder, cohort.fs, seed)
+        yield label_efficiency.Entrant("random", seed, "random", untrained, ("probe",))
+        yield label_efficiency.Entrant("supervised", seed, "random", untrained, ("fine-tuned",))
+        for name, (method_class, arguments) in METHODS.items():
+            make = functools.partial(pretrained_encoder, name, train, scale, seed, progress)
+            identity = runs.config_hash(
+                {"class": method_class.__qualname__, "arguments": arguments, **pretraining}
+            )
+            yield label_efficiency.Entrant(name, seed, identity, make)
+
+
+def open_for(scale, name, data=None):
+    """The cohort of a chapter at a scale."""
+    if name == "simulated":
+        return open_cohort(name, n_patients=SCALES[scale]["n_patients"])
+    return open_cohort(name, data=data)
+
+
+def run_label_efficiency(cohort, scale, seeds, path, n_jobs=1):
+    """Fill and describe the label-efficiency table of a cohort. Returns it as a data frame."""
+    began = time.monotonic()
+    settings = SCALES[scale]
+    options = {
+        "seconds": SECONDS, "budgets": settings["budgets"], "subsets": settings["subsets"],
+        "fine_tuning": settings["fine_tuning"],
+    }  # fmt: skip
+    table = runs.Table(path)
+    everyone = list(entrants(cohort, scale, seeds, progress=n_jobs == 1))
+    if n_jobs > 1:
+        joblib.Parallel(n_jobs, verbose=5)(
+            joblib.delayed(label_efficiency.label_efficiency)([one], cohort, table, **options)
+            for one in everyone
+        )
+    frame = label_efficiency.label_efficiency(everyone, cohort, table, **options)
+    train, _, test = cohort.split()
+    earlier = runs.load_provenance(table.path).get("seconds", 0)
+    table.describe(
+        experiment="label-efficiency", cohort=cohort.name, cohort_fingerprint=cohort.fingerprint,
+        scale=scale, seeds=list(seeds), settings=settings,
+        methods={name: arguments for name, (_, arguments) in METHODS.items()},
+        n_train_records=len(train), n_test_records=len(test),
+        n_train_patients=int(train.table["patient_id"].nunique()),
+        n_test_patients=int(test.table["patient_id"].nunique()),
+        code=runs.code_hash(
+            augment, losses, metrics, single_lead, three_kg, simclr, finetune, probe,
+            label_efficiency,
+        ),
+        seconds=round(earlier + time.monotonic() - began),
+    )  # fmt: skip
+    return frame
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("experiment", choices=["label-efficiency"])
+    parser.add_argument("cohort", choices=["simulated", "ptb-xl"])
+    parser.add_argument("--data", help="folder in PTB-XL's layout; without it PTB-XL is downloaded")
+    parser.add_argument("--scale", default="full", choices=list(SCALES))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", default="results")
+    parser.add_argument("--jobs", type=int, default=1, help="processes; give each its cores")
+    arguments = parser.parse_args()
+    cohort = open_for(arguments.scale, arguments.cohort, arguments.data)
+    path = f"{arguments.out}/{arguments.cohort}/{arguments.experiment}.csv"
+    frame = run_label_efficiency(cohort, arguments.scale, arguments.seeds, path, arguments.jobs)
+    summary = frame[(frame["seed"] == "all") & (frame["metric"] == "macro_auc")]
+    print(summary.pivot_table("value", ["protocol", "method"], "budget").round(3).to_string())
+
+
+if __name__ == "__main__":
+    main()

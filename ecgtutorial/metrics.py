@@ -1,0 +1,98 @@
+"""Macro AUC and its intervals: everything vectorised over bootstrap resamples.
+
+Missing classes, the rule everywhere in the book: a class without a positive (or without a negative)
+among the evaluated records has no AUC and is left out of the mean; a bootstrap resample that misses
+a class leaves it out of that resample's mean only.
+"""
+
+import numpy as np
+
+
+def _check(targets, scores):
+    targets, scores = np.asarray(targets), np.asarray(scores)
+    if targets.shape != scores.shape or targets.ndim != 2:
+        raise ValueError(
+            f"targets {targets.shape} and scores {scores.shape}: expected one shape (record, class)"
+        )
+    if not len(targets):
+        raise ValueError("targets and scores hold no record")
+    if not np.isfinite(scores).all():
+        bad = int((~np.isfinite(scores)).any(axis=1).sum())
+        raise ValueError(f"scores: {bad} of {len(scores)} records hold NaN or infinity")
+    if not np.isin(targets, (0, 1)).all():
+        raise ValueError("targets holds values other than 0 and 1")
+    return targets, scores
+
+
+def weighted_auc(target, score, weights):
+    """Area under the ROC curve of one class for many weightings of the records at once.
+
+    `target`: 0/1, (record,); `score`: (record,); `weights`: counts, (resample, record). The chance
+    that a random positive scores above a random negative, ties counted half. Returns (resample,),
+    NaN where a resample has no positive or no negative. Chapter: *Label efficiency*.
+    """
+    order = np.argsort(score, kind="stable")
+    weights = weights[:, order]
+    positive = weights * target[order].astype(weights.dtype)  # (resample, record), sorted by score
+    negative = weights - positive
+    first = np.flatnonzero(np.r_[True, np.diff(score[order]) != 0])  # starts of runs of ties
+    if len(first) < len(order):
+        positive = np.add.reduceat(positive, first, axis=1)
+        negative = np.add.reduceat(negative, first, axis=1)
+    below = np.cumsum(negative, axis=1, dtype=np.float64)
+    n_positive, n_negative = positive.sum(axis=1, dtype=np.float64), below[:, -1].copy()
+    below -= negative / 2  # negatives strictly below, and half of those level
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.einsum("br,br->b", positive, below) / (n_positive * n_negative)
+
+
+def class_auc(targets, scores):
+    """AUC of each class: `targets` 0/1 and `scores`, (record, class) -> (class,), NaN if missing."""
+    targets, scores = _check(targets, scores)
+    one = np.ones((1, len(targets)), np.float32)
+    return np.array([weighted_auc(t, s, one)[0] for t, s in zip(targets.T, scores.T)])
+
+
+def macro_auc(targets, scores):
+    """Mean AUC over the classes that have a positive and a negative (see the rule above).
+
+    `targets` 0/1, `scores`: (record, class). Raises ``ValueError`` if no class has both.
+    """
+    values = class_auc(targets, scores)
+    if np.isnan(values).all():
+        raise ValueError("targets: no class has both a positive and a negative record")
+    return float(np.nanmean(values))
+
+
+def patient_weights(patients, n_resamples=1000, seed=0):
+    """How often each record counts in each bootstrap resample of *patients*.
+
+    Patients are drawn with replacement, and all records of a patient come along, since they are
+    not independent. `patients`: (record,). Returns float32 counts (resample, record).
+    """
+    names, number = np.unique(np.asarray(patients), return_inverse=True)
+    generator = np.random.default_rng(seed)
+    counts = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), n_resamples)
+    return counts.astype(np.float32)[:, number]
+
+
+def bootstrap_macro_auc(targets, scores, weights):
+    """Macro AUC in each resample: `weights` of `patient_weights` -> (resample,).
+
+    Two methods scored with the same `weights` are paired: subtract, then take the quantiles.
+    """
+    targets, scores = _check(targets, scores)
+    if weights.shape[1] != len(targets):
+        raise ValueError(f"weights are for {weights.shape[1]} records, targets hold {len(targets)}")
+    values = np.stack([weighted_auc(t, s, weights) for t, s in zip(targets.T, scores.T)])
+    with np.errstate(invalid="ignore"):
+        missing = np.isnan(values)  # (class, resample)
+        total = np.where(missing, 0, values).sum(axis=0)
+        return total / (~missing).sum(axis=0)
+
+
+def interval(values, level=0.95):
+    """Lower and upper end of the central interval that holds `level` of bootstrap values."""
+    tail = (1 - level) / 2
+    low, high = np.nanquantile(values, [tail, 1 - tail])
+    return float(low), float(high)
