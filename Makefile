@@ -4,6 +4,7 @@
 # make test                                  unit tests, every chapter, the built site in a browser
 # make site                                  render the committed outputs, as they are published
 # make outputs                               make the outputs to commit (scale full) in book/
+# make results COHORT=ptb-xl DATA=path       fill results/: every method, budget and seed (hours)
 # make lint, make clean, make distclean
 
 SCALE   ?= quick
@@ -18,7 +19,7 @@ PY      := $(VENV)/bin/python
 STAMP   := $(VENV)/.ecgtutorial-installed
 RUN      = $(PY) book/_tools/run.py --cohort "$(COHORT)" --data "$(DATA)" --chapters $(CHAPTER)
 
-.PHONY: book run site test outputs lint install clean distclean
+.PHONY: book run site test outputs results lint install clean distclean
 .DEFAULT_GOAL := book
 
 book: run
@@ -40,6 +41,14 @@ test: $(STAMP)
 
 outputs: $(STAMP)
 	$(RUN) --scale $(if $(filter command line,$(origin SCALE)),$(SCALE),full) --write-back
+
+# A finished cell stands in the table at once, so stop it when you like and go on later. JOBS
+# processes with one core each beat one process with all of them.
+JOBS    ?= $(shell nproc)
+results: $(STAMP)
+	OMP_NUM_THREADS=1 $(PY) -m ecgtutorial.experiments label-efficiency "$(COHORT)" \
+		$(if $(DATA),--data "$(DATA)") --jobs $(JOBS)
+	$(PY) book/_tools/cover.py
 
 lint: $(STAMP)
 	$(PY) -m ruff check .

@@ -1,6 +1,6 @@
 """The published experiments: which methods meet, at which scale, with which settings.
 
-    python -m ecgtutorial.experiments label-efficiency ptb-xl --data path/to/ptb-xl
+    make results COHORT=ptb-xl DATA=path/to/ptb-xl
 
 fills ``results/ptb-xl/label-efficiency.csv``. Stop it when you like: it goes on where it stopped.
 """
@@ -26,16 +26,20 @@ SECONDS = 2.5  # of a crop and a window
 # What a scale means: patients of the simulated cohort, pre-training, fine-tuning, label budgets.
 SCALES = {
     "quick": {
-        "n_patients": 300,
-        "pretraining": {"epochs": 3, "batch_size": 64, "lr": 2e-3, "schedule": "cosine"},
-        "fine_tuning": {"epochs": 4, "min_steps": 30},
+        "n_patients": 500,
+        "pretraining": {"epochs": 4, "batch_size": 32, "lr": 2e-3, "schedule": "cosine"},
+        "fine_tuning": {"epochs": 3, "min_steps": 40, "batch_size": 32},
         "budgets": (0.10, 1.0),
         "subsets": {0.10: 1, 1.0: 1},
     },
     "full": {
         "n_patients": 2000,
-        "pretraining": {"epochs": 16, "batch_size": 64, "lr": 2e-3, "schedule": "cosine"},
-        "fine_tuning": {"epochs": 6, "min_steps": 80},
+        "pretraining": {
+            "epochs": 30, "batch_size": 64, "lr": 2e-3, "schedule": "cosine", "warmup": 0.1,
+        },
+        "fine_tuning": {
+            "epochs": 6, "min_steps": 80, "encoder_lr": 3e-3, "head_lr": 5e-4, "mask": 0.3,
+        },
         "budgets": label_efficiency.BUDGETS,
         "subsets": {0.01: 2, 0.02: 5, 0.05: 2, 0.10: 5, 0.25: 2, 0.50: 1, 0.60: 1, 1.0: 1},
     },

@@ -47,7 +47,7 @@ def weighted_auc(target, score, weights):
 
 
 def class_auc(targets, scores):
-    """AUC of each class: `targets` 0/1 and `scores`, (record, class) -> (class,), NaN if missing."""
+    """AUC of each class: `targets` 0/1, `scores`: (record, class) -> (class,), NaN if missing."""
     targets, scores = _check(targets, scores)
     one = np.ones((1, len(targets)), np.float32)
     return np.array([weighted_auc(t, s, one)[0] for t, s in zip(targets.T, scores.T)])

@@ -273,6 +273,12 @@ def _summary_rows(frame, task, metric):
             raise ValueError(
                 f'{column}: no row with seed "all" and {column}={wanted!r}; found {found}'
             )
+    twice = rows[rows.duplicated(["method", "budget"])]
+    if len(twice):
+        raise ValueError(
+            f"frame: {twice['method'].iloc[0]!r} has two rows at one budget, expected one; draw "
+            "one protocol (probe, fine-tuned) at a time, as frame[frame['protocol'] == 'probe']"
+        )
     if not rows["budget"].between(0, 1, inclusive="right").all():
         raise ValueError("budget: found values outside (0, 1], expected fractions, as 0.1 for 10 %")
     return rows

@@ -7,6 +7,7 @@ with ``torchrun --nproc-per-node=8 your_script.py``; nothing in the script chang
 """
 
 import json
+import logging
 import math
 import os
 import time
@@ -18,7 +19,7 @@ import pandas as pd
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .augment import crop
 from .methods import Batch, alone
@@ -132,8 +133,13 @@ def health(encoder, signals):
     return {"deviation": deviation.item(), "rank": rank.item()}
 
 
-def _warn_of_collapse(log, name):
-    if "deviation" in log and len(log):
+def _warn_of_collapse(log, name, patience=50):
+    """Warn if the last look at the representation found it collapsed.
+
+    In the first `patience` steps batch normalisation still learns its averages, and features look
+    flatter than they are.
+    """
+    if "deviation" in log and len(log) >= patience:
         last = log.dropna(subset=["deviation"]).tail(1)
         if len(last) and (last["deviation"].item() < 0.02 or last["rank"].item() < 2):
             warnings.warn(
@@ -153,6 +159,7 @@ def _fabric(accelerator, precision):
         precision = "bf16-mixed" if has_bfloat16(accelerator) else "32-true"
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     world = int(os.environ.get("WORLD_SIZE", 1))
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces each start
     fabric = Fabric(
         accelerator=accelerator, precision=precision, devices=local, num_nodes=world // local,
         strategy="ddp" if world > 1 else "auto",

@@ -1,8 +1,8 @@
 """The run store and the result tables.
 
 A run's folder is named by the hash of its configuration: ask for a run and it is loaded if it is
-finished, resumed if it was begun, and made if it is new. A result table is a tidy CSV with a row for
-every finished cell of an experiment; a cell that stands there is not computed again.
+finished, resumed if it was begun, and made if it is new. A result table is a tidy CSV with a row
+for every finished cell of an experiment; a cell that stands there is not computed again.
 """
 
 import contextlib

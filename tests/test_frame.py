@@ -359,7 +359,7 @@ def test_rendering_stops_at_a_number_that_no_run_recorded(tmp_path, capfd):
     (book / "index.md").write_text(page, encoding="utf-8")
     (book / "_toc.yml").write_text("format: jb-book\nroot: index\n", encoding="utf-8")
     (book / "_vendor").mkdir()
-    with pytest.raises(SystemExit, match="did not render cleanly"):
+    with pytest.raises(RuntimeError, match="did not render cleanly"):
         render.render(book, tmp_path, {})
     messages = capfd.readouterr().err
     assert messages.count("WARNING") == 1 and "unheard" in messages

@@ -155,6 +155,8 @@ def test_label_efficiency_says_what_is_wrong(table):
     two = pd.concat([table, table.assign(task="subclass")])
     with pytest.raises(ValueError, match="choose one with task="):
         plots.label_efficiency(two)
+    with pytest.raises(ValueError, match="two rows at one budget"):
+        plots.label_efficiency(pd.concat([table, table]))
     with pytest.raises(ValueError, match="no row with seed"):
         plots.label_efficiency(table[table["seed"] != "all"])
 

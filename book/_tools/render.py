@@ -80,7 +80,7 @@ def render(source, output, environment=os.environ):
 
     Raises
     ------
-    SystemExit
+    RuntimeError
         If Jupyter Book reports a warning or an error; its messages stand above.
     """
     source, build = Path(source).resolve(), Path(output).resolve() / "_build"
@@ -98,7 +98,7 @@ def render(source, output, environment=os.environ):
     command += [str(source), "--config", str(config), "--path-output", str(build.parent)]
     command += ["-n", "-W", "--keep-going", "-q"]
     if subprocess.run(command, stdin=subprocess.DEVNULL).returncode:
-        raise SystemExit(f"render.py: {source} did not render cleanly; the messages stand above")
+        raise RuntimeError(f"{source} did not render cleanly; Jupyter Book's messages stand above")
     return build / "html"
 
 
@@ -112,7 +112,10 @@ def main():
     parser.add_argument("--source", type=Path, default=ROOT / "book", help="folder of the pages")
     parser.add_argument("--output", type=Path, default=ROOT, help="folder that gets _build/html")
     arguments = parser.parse_args()
-    html = render(arguments.source, arguments.output)
+    try:
+        html = render(arguments.source, arguments.output)
+    except RuntimeError as error:
+        raise SystemExit(f"render.py: {error}") from None
     print(f"The book is rendered: {os.path.relpath(html / 'index.html')}")
 
 

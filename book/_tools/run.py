@@ -60,8 +60,9 @@ def execute(path, parameters):
     start = time.perf_counter()
     papermill.execute_notebook(
         path, path, parameters=parameters, cwd=path.parent,
-        kernel_name="python3", language="python", extra_arguments=["--IPKernelApp.log_level=ERROR"],
-        progress_bar=bar, autosave_cell_every=0, request_save_on_cell_execute=False,
+        kernel_name="python3", language="python", progress_bar=bar,
+        extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # not what it says on shutdown
+        autosave_cell_every=0, request_save_on_cell_execute=False,
     )  # fmt: skip
     seconds = time.perf_counter() - start
     nbformat.write(tidy(nbformat.read(path, as_version=4)), path)

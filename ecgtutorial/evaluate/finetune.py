@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..augment import crop
+from ..augment import crop, time_mask
 from ..pretrain import _rate, has_bfloat16
 from .windows import over_windows
 
@@ -27,16 +27,17 @@ class Classifier(nn.Module):
 
 
 def fine_tune(
-    encoder, cohort, targets, *, seconds, epochs=6, min_steps=80, batch_size=64, lr=3e-3, encoder_lr=None,
-    weight_decay=0.05, augment=None, seed=0, device="cpu",
+    encoder, cohort, targets, *, seconds, epochs=6, min_steps=80, batch_size=64, encoder_lr=3e-3,
+    head_lr=5e-4, weight_decay=0.05, mask=0.3, seed=0, device="cpu",
 ):  # fmt: skip
     """Train a copy of `encoder` with a new linear layer on the labelled records of `cohort`.
 
-    `targets`: 0/1 (record, class). `seconds`: length of the random crops. `lr` of the head and,
-    unless `encoder_lr` says otherwise, of the encoder; both follow a cosine after a tenth of the
-    steps of warm-up. `augment`: a function from signals to signals, for each crop. Training lasts
+    `targets`: 0/1 (record, class). `seconds`: length of the random crops, of which `mask` is the
+    share hidden in each lead (`augment.time_mask`). `encoder_lr`, `head_lr`: they follow a cosine
+    after a tenth of the steps of warm-up; the head is wide, so it goes slower. Training lasts
     `epochs` over the labelled records, but at least `min_steps`; nothing is selected on held-out
-    labels, so a budget stays the budget. AdamW on binary cross-entropy. Returns the `Classifier`. Chapter: *Label efficiency*.
+    labels, so a budget stays the budget. AdamW on binary cross-entropy. Returns the `Classifier`.
+    Chapter: *Label efficiency*.
     """
     targets = torch.tensor(np.asarray(targets), dtype=torch.float32)
     if len(targets) != len(cohort) or not len(cohort):
@@ -48,7 +49,7 @@ def fine_tune(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Classifier(copy.deepcopy(encoder), targets.shape[1]).to(device)
-        rates = [encoder_lr if encoder_lr is not None else lr, lr]
+        rates = [encoder_lr, head_lr]
         head = [*model.norm.parameters(), *model.head.parameters()]
         optimizer = torch.optim.AdamW(
             [{"params": list(model.encoder.parameters())}, {"params": head}],
@@ -64,7 +65,7 @@ def fine_tune(
                 signals.shape[2] - length + 1, (batch_size,), generator=generator
             )
             batch = crop(signals, rows, starts, length).to(device)
-            batch = augment(batch) if augment else batch
+            batch = time_mask(batch, mask)
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision):
                 logits = model(batch)
             loss = F.binary_cross_entropy_with_logits(logits.float(), targets[rows].to(device))

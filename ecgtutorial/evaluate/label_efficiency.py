@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from ..metrics import bootstrap_macro_auc, interval, macro_auc, patient_weights
 from ..runs import Table, config_hash
@@ -61,7 +61,7 @@ def label_efficiency(
     test = test if part == "test" else validation
     settings = {
         "cohort": cohort.fingerprint, "task": task, "part": part, "seconds": seconds,
-        "fine_tuning": {k: v for k, v in fine_tuning.items() if not callable(v)},
+        "fine_tuning": fine_tuning,
     }  # fmt: skip
     cells = [
         (entrant, protocol, budget, subset)
@@ -80,7 +80,7 @@ def label_efficiency(
         if missing:
             _run_cells(entrant, missing, train, test, task, seconds, fine_tuning, table, bar)
     bar.close()
-    table.replace_summary(summarise(table, test, task))
+    table.replace_summary(summarise(table, test, task, names))
     return table.read()
 
 
@@ -123,16 +123,17 @@ def _run_cells(entrant, cells, train, test, task, seconds, fine_tuning, table, b
         bar.update()
 
 
-def summarise(table, test, task, reference="supervised", n_resamples=1000):
+def summarise(table, test, task, names=None, reference="supervised", n_resamples=1000):
     """Mean over seeds and subsets with a 95 % interval, and the paired gain over `reference`.
 
-    Each resample draws test patients, pre-training seeds and label subsets with replacement, so the
-    interval covers all three. Both sides of a gain see the same patients and the same subsets.
+    `names`: hashes of the cells that count (default: all). Each resample draws test
+    patients, pre-training seeds and label subsets with replacement, so the interval covers all
+    three. Both sides of a gain see the same patients and the same subsets.
     Returns the summary rows: seed ``all``, metrics ``macro_auc`` and ``macro_auc_gain``.
     """
     cells, ranks = table.read(), table.ranks()
-    cells = cells[(cells["seed"] != "all") & cells["config"].isin(ranks)]
-    cells = cells[cells["config"].map(lambda name: len(ranks[name]) == len(test))]
+    known = ranks.keys() & set(names if names is not None else ranks)
+    cells = cells[(cells["seed"] != "all") & cells["config"].isin(known)]
     target = test.targets(task).to_numpy()
     weights = patient_weights(test.table["patient_id"], n_resamples)
     sampled = {n: bootstrap_macro_auc(target, ranks[n], weights) for n in cells["config"]}

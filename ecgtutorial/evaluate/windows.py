@@ -27,7 +27,8 @@ def window_starts(n_samples, length, overlap=0.0):
 def over_windows(function, cohort, seconds, overlap=0.0, batch_size=256):
     """Mean of ``function(signals)`` over the windows of each record.
 
-    `function`: a module, signals (batch, lead, time) in mV -> (batch, feature). Returns a float32 tensor (record, feature) on the processor.
+    `function`: a module, signals (batch, lead, time) in mV -> (batch, feature).
+    Returns a float32 tensor (record, feature) on the processor.
     """
     device = next((p.device for p in function.parameters()), torch.device("cpu"))
     length = round(seconds * cohort.fs)

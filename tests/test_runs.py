@@ -1,0 +1,127 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from ecgtutorial import runs
+from ecgtutorial.cohort import Cohort
+from ecgtutorial.methods.simclr import SimCLR
+
+
+@pytest.fixture
+def cohort():
+    signals = np.random.default_rng(0).integers(-900, 900, (24, 12, 150), dtype=np.int16)
+    table = pd.DataFrame({"record_id": range(24), "patient_id": range(24)})
+    return Cohort(signals, table, None, 100, "noise")
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path, monkeypatch):
+    monkeypatch.setenv("ECGTUTORIAL_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "runs"
+
+
+ARGUMENTS = {"method": {"seconds": 1.0}, "epochs": 2, "batch_size": 8, "progress": False}
+
+
+def test_a_run_is_made_once_and_loaded_after(cohort, store):
+    made = runs.pretrained(SimCLR, cohort, **ARGUMENTS)
+    assert not made.loaded and len(made.log) == 6
+    again = runs.pretrained(SimCLR, cohort, **ARGUMENTS)
+    assert again.loaded and again.hash == made.hash and again.log["loss"].equals(made.log["loss"])
+    for ours, theirs in zip(made.method.parameters(), again.method.parameters()):
+        assert torch.equal(ours, theirs)
+    assert [p.name for p in store.iterdir()] == [made.hash]
+    about = json.loads((store / made.hash / "run.json").read_text())
+    assert about["versions"]["torch"] == torch.__version__
+
+
+def test_any_change_of_configuration_is_another_run(cohort):
+    base = runs.pretrained(SimCLR, cohort, **ARGUMENTS).hash
+    other = [
+        runs.pretrained(SimCLR, cohort, seed=1, **ARGUMENTS),
+        runs.pretrained(SimCLR, cohort, **(ARGUMENTS | {"epochs": 1})),
+        runs.pretrained(SimCLR, cohort, **(ARGUMENTS | {"method": {"seconds": 0.5}})),
+        runs.pretrained(SimCLR, cohort.select(np.arange(23)), **ARGUMENTS),
+    ]
+    assert len({base, *(run.hash for run in other)}) == 5
+
+
+def test_an_interrupted_run_is_resumed_to_the_same_weights(cohort, store, monkeypatch):
+    straight = runs.pretrained(SimCLR, cohort, **ARGUMENTS)
+    monkeypatch.setenv("ECGTUTORIAL_RUNS", str(store) + "-2")
+    loss, calls = SimCLR.loss, []
+
+    def interrupted(self, batch):
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return loss(self, batch)
+
+    monkeypatch.setattr(SimCLR, "loss", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        runs.pretrained(SimCLR, cohort, checkpoint_seconds=0.0, **ARGUMENTS)
+    resumed = runs.pretrained(SimCLR, cohort, checkpoint_seconds=0.0, **ARGUMENTS)
+    assert len(calls) == 5 + 2  # four steps stood in the checkpoint
+    for ours, theirs in zip(straight.method.parameters(), resumed.method.parameters()):
+        assert torch.equal(ours, theirs)
+
+
+def test_the_hash_of_a_configuration_ignores_order_and_rejects_objects():
+    assert runs.config_hash({"a": 1, "b": [2]}) == runs.config_hash({"b": [2], "a": 1})
+    assert runs.config_hash({"a": 1}) != runs.config_hash({"a": 2})
+    with pytest.raises(TypeError):
+        runs.config_hash({"a": object()})
+
+
+def row(config, **values):
+    return {"method": "m", "seed": "0", "metric": "macro_auc", "value": 0.5, "budget": 0.1,
+            "protocol": "probe", "subset": 0, "config": config, **values}  # fmt: skip
+
+
+def test_a_table_grows_and_keeps_answers_as_ranks(tmp_path):
+    table = runs.Table(tmp_path / "deep" / "table.csv")
+    assert len(table.read()) == 0
+    scores = np.array([[0.2, 5.0], [0.1, 7.0], [0.2, 6.0]])
+    table.add([row("aa")], {"aa": scores})
+    table.add([row("000000000012", value=0.7)])
+    frame = table.read()
+    assert list(frame.columns) == list(runs.COLUMNS)
+    assert list(frame["config"]) == ["aa", "000000000012"]  # text, not a number
+    np.testing.assert_array_equal(table.ranks()["aa"], [[1, 0], [0, 2], [1, 1]])
+    table.replace_summary([row("", seed="all")])
+    table.replace_summary([row("", seed="all", value=0.9)])
+    assert (table.read()["seed"] == "all").sum() == 1 and len(table.read()) == 3
+    with pytest.raises(ValueError, match="columns.*'colour'"):
+        table.add([row("bb", colour="red")])
+
+
+def test_two_processes_may_write_one_table(tmp_path):
+    import multiprocessing
+
+    context = multiprocessing.get_context("spawn")
+    processes = [
+        context.Process(target=_add_many, args=(tmp_path / "table.csv", name)) for name in "ab"
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert sorted(runs.Table(tmp_path / "table.csv").read()["config"]) == [
+        f"{name}{k}" for name in "ab" for k in range(5)
+    ]
+
+
+def _add_many(path, name):
+    for k in range(5):
+        runs.Table(path).add([row(f"{name}{k}")])
+
+
+def test_results_that_are_not_there_say_what_is(monkeypatch, tmp_path):
+    monkeypatch.setattr(runs, "results_folder", lambda: tmp_path)
+    (tmp_path / "ptb-xl").mkdir()
+    (tmp_path / "ptb-xl" / "other.csv").write_text("method\n")
+    with pytest.raises(FileNotFoundError, match="no result table.*other.csv"):
+        runs.load_results("ptb-xl", "label-efficiency")
