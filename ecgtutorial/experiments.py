@@ -21,21 +21,24 @@ from .methods import simclr, three_kg
 from .methods.simclr import SimCLR
 from .methods.three_kg import ThreeKG
 
-SECONDS = 2.5  # of a crop and a window
-
-# What a scale means: patients of the simulated cohort, pre-training, fine-tuning, label budgets.
+# What a scale means: sampling rate (Hz), length of crops and windows (s), patients of the simulated
+# cohort, pre-training, fine-tuning, label budgets.
 SCALES = {
     "quick": {
-        "n_patients": 500,
-        "pretraining": {"epochs": 4, "batch_size": 32, "lr": 2e-3, "schedule": "cosine"},
-        "fine_tuning": {"epochs": 3, "min_steps": 40, "batch_size": 32},
+        "fs": 100,
+        "seconds": 2.5,
+        "n_patients": 400,
+        "pretraining": {"epochs": 3, "batch_size": 32, "lr": 2e-3, "schedule": "cosine"},
+        "fine_tuning": {"epochs": 3, "min_steps": 30, "batch_size": 32},
         "budgets": (0.10, 1.0),
         "subsets": {0.10: 1, 1.0: 1},
     },
     "full": {
+        "fs": 100,
+        "seconds": 2.5,
         "n_patients": 2000,
         "pretraining": {
-            "epochs": 30, "batch_size": 64, "lr": 2e-3, "schedule": "cosine", "warmup": 0.1,
+            "epochs": 20, "batch_size": 64, "lr": 2e-3, "schedule": "cosine", "warmup": 0.1,
         },
         "fine_tuning": {
             "epochs": 6, "min_steps": 80, "encoder_lr": 3e-3, "head_lr": 5e-4, "mask": 0.3,
@@ -43,8 +46,10 @@ SCALES = {
         "budgets": label_efficiency.BUDGETS,
         "subsets": {0.01: 2, 0.02: 5, 0.05: 2, 0.10: 5, 0.25: 2, 0.50: 1, 0.60: 1, 1.0: 1},
     },
-    # Paper D's batch and rate; the number of epochs is our choice, the paper does not say.
+    # Paper D's rate, crops and batch; the number of epochs is our choice, the paper does not say.
     "paper": {
+        "fs": 500,
+        "seconds": 5.0,
         "n_patients": 20000,
         "pretraining": {"epochs": 100, "batch_size": 512, "lr": 1e-3},
         "fine_tuning": {"epochs": 50, "min_steps": 1000, "batch_size": 128},
@@ -53,11 +58,11 @@ SCALES = {
     },
 }
 
-# Everybody who meets in the chapters on 3KG: name -> (class, arguments).
+# Everybody who meets in the chapters on 3KG: name -> (class, arguments besides the crop's length).
 METHODS = {
     "simclr": (SimCLR, {}),
-    "3kg-a": (ThreeKG, {"variant": "A", "seconds": SECONDS}),
-    "3kg-l": (ThreeKG, {"variant": "L", "seconds": SECONDS}),
+    "3kg-a": (ThreeKG, {"variant": "A"}),
+    "3kg-l": (ThreeKG, {"variant": "L"}),
 }
 
 
@@ -68,18 +73,24 @@ def random_encoder(fs, seed):
         return SingleLeadCNN(strides=default_strides(fs), readout="concat")
 
 
+def pretraining_run(name, train, scale, seed, progress=True):
+    """The pre-training run of method `name` at a scale: loaded, resumed or made."""
+    settings = SCALES[scale]
+    method_class, arguments = METHODS[name]
+    return runs.pretrained(
+        method_class, train, method={**arguments, "seconds": settings["seconds"]}, seed=seed,
+        progress=progress, **settings["pretraining"],
+    )  # fmt: skip
+
+
 def pretrained_encoder(name, train, scale, seed, progress=True):
     """Pre-train method `name` (or load it from the run store) and return its encoder.
 
     The downstream readout concatenates the leads (our choice): the head knows which lead is which.
     """
-    method_class, arguments = METHODS[name]
-    run = runs.pretrained(
-        method_class, train, method=arguments, seed=seed, progress=progress,
-        **SCALES[scale]["pretraining"],
-    )  # fmt: skip
-    run.encoder.set_readout("concat")
-    return run.encoder
+    encoder = pretraining_run(name, train, scale, seed, progress).encoder
+    encoder.set_readout("concat")
+    return encoder
 
 
 def entrants(cohort, scale, seeds=(0,), progress=True):
@@ -88,24 +99,25 @@ def entrants(cohort, scale, seeds=(0,), progress=True):
     The supervised baseline is the random encoder fine-tuned: same encoder, budget, augmentation.
     """
     train = cohort.split()[0]
-    pretraining = SCALES[scale]["pretraining"]
+    settings = SCALES[scale]
     for seed in seeds:
         untrained = functools.partial(random_encoder, cohort.fs, seed)
         yield label_efficiency.Entrant("random", seed, "random", untrained, ("probe",))
         yield label_efficiency.Entrant("supervised", seed, "random", untrained, ("fine-tuned",))
         for name, (method_class, arguments) in METHODS.items():
             make = functools.partial(pretrained_encoder, name, train, scale, seed, progress)
-            identity = runs.config_hash(
-                {"class": method_class.__qualname__, "arguments": arguments, **pretraining}
-            )
+            identity = {"class": method_class.__qualname__, "arguments": arguments}
+            identity |= {"seconds": settings["seconds"], **settings["pretraining"]}
+            identity = runs.config_hash(identity)
             yield label_efficiency.Entrant(name, seed, identity, make)
 
 
 def open_for(scale, name, data=None):
     """The cohort of a chapter at a scale."""
+    settings = SCALES[scale]
     if name == "simulated":
-        return open_cohort(name, n_patients=SCALES[scale]["n_patients"])
-    return open_cohort(name, data=data)
+        return open_cohort(name, n_patients=settings["n_patients"], fs=settings["fs"])
+    return open_cohort(name, data=data, fs=settings["fs"])
 
 
 def run_label_efficiency(cohort, scale, seeds, path, n_jobs=1):
@@ -113,9 +125,8 @@ def run_label_efficiency(cohort, scale, seeds, path, n_jobs=1):
     began = time.monotonic()
     settings = SCALES[scale]
     options = {
-        "seconds": SECONDS, "budgets": settings["budgets"], "subsets": settings["subsets"],
-        "fine_tuning": settings["fine_tuning"],
-    }  # fmt: skip
+        name: settings[name] for name in ("seconds", "budgets", "subsets", "fine_tuning")
+    }
     table = runs.Table(path)
     everyone = list(entrants(cohort, scale, seeds, progress=n_jobs == 1))
     if n_jobs > 1:

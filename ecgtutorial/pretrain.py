@@ -43,17 +43,9 @@ def pretrain(
     records shorter than the method's crop, or a loss that is not finite.
     Chapter: *3KG*.
     """
-    length = round(method.seconds * cohort.fs)
-    if not len(cohort):
-        raise ValueError(f"cohort {cohort.name!r} is empty: nothing to train on")
-    if length > cohort.signals.shape[2]:
-        raise ValueError(
-            f"{type(method).__name__} wants crops of {method.seconds} s: the records of "
-            f"{cohort.name!r} last {cohort.signals.shape[2] / cohort.fs:g} s"
-        )
+    length = _crop_length(method, cohort)
     if schedule not in ("constant", "cosine"):
         raise ValueError(f"schedule is {schedule!r}: expected 'constant' or 'cosine'")
-
     fabric = _fabric(accelerator, precision)
     optimizer = torch.optim.AdamW(method.parameters(), lr=lr, weight_decay=weight_decay)
     share = min(batch_size, len(cohort)) // fabric.world_size  # records of one process
@@ -110,6 +102,19 @@ def pretrain(
     log = pd.DataFrame(log)
     _warn_of_collapse(log, type(method).__name__)
     return log
+
+
+def _crop_length(method, cohort):
+    """Samples of a crop, if the cohort has records that long."""
+    length, n_samples = round(method.seconds * cohort.fs), cohort.signals.shape[2]
+    if not len(cohort):
+        raise ValueError(f"cohort {cohort.name!r} is empty: nothing to train on")
+    if length > n_samples:
+        raise ValueError(
+            f"{type(method).__name__} wants crops of {method.seconds} s: the records of "
+            f"{cohort.name!r} last {n_samples / cohort.fs:g} s"
+        )
+    return length
 
 
 @torch.no_grad()
@@ -180,9 +185,8 @@ def has_bfloat16(accelerator="auto"):
 def _set_up(fabric, method, optimizer):
     """Hand module and optimizer to Fabric; let the method gather rows from all processes."""
     if fabric.world_size > 1:
-        method = torch.nn.SyncBatchNorm.convert_sync_batchnorm(method) if (
-            fabric.device.type == "cuda"
-        ) else method
+        if fabric.device.type == "cuda":  # torch has no synchronised batch norm for processors
+            method = torch.nn.SyncBatchNorm.convert_sync_batchnorm(method)
 
         def gather(rows):
             """Rows of all processes, in their order: (n, ...) -> (processes x n, ...)."""

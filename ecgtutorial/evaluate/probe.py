@@ -19,7 +19,8 @@ def fit_logistic(features, targets, weights, penalty, max_iter=100):
     coefficients = torch.zeros(n_problems, n_classes, features.shape[1], requires_grad=True)
     share = weights / weights.sum(dim=1, keepdim=True)  # (problem, record)
     optimizer = torch.optim.LBFGS(
-        [coefficients], max_iter=max_iter, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
+        [coefficients], max_iter=max_iter, history_size=10, tolerance_grad=1e-6,
+        line_search_fn="strong_wolfe",
     )
 
     def closure():
