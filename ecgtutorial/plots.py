@@ -301,7 +301,9 @@ def _budget_axis(ax, percent):
 def _direct_labels(ax, ends):
     """Name each line at its right end in its colour, pushed apart where names would overlap."""
     low, high = ax.get_ylim()
-    gap = 0.065 * (high - low) * 4.2 / ax.figure.get_figheight()
+    spec = ax.get_subplotspec()
+    rows = spec.get_gridspec().nrows if spec else 1  # of charts that share the figure's height
+    gap = 0.065 * (high - low) * 4.2 * rows / ax.figure.get_figheight()
     ends = sorted(ends)
     places = np.array([end[0] for end in ends])
     for _ in range(200):  # relax: each pair that is too close moves apart by half of what lacks
