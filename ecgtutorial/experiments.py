@@ -22,12 +22,13 @@ from .methods.simclr import SimCLR
 from .methods.three_kg import ThreeKG
 
 # What a scale means: sampling rate (Hz), length of crops and windows (s), patients of the simulated
-# cohort, pre-training, fine-tuning, label budgets.
+# cohort, records of PTB-XL (all, if it does not say), pre-training, fine-tuning, label budgets.
 SCALES = {
     "quick": {
         "fs": 100,
         "seconds": 2.5,
         "n_patients": 400,
+        "n_records": 600,
         "pretraining": {"epochs": 3, "batch_size": 32, "lr": 2e-3, "schedule": "cosine"},
         "fine_tuning": {"epochs": 3, "min_steps": 30, "batch_size": 32},
         "budgets": (0.10, 1.0),
@@ -117,6 +118,8 @@ def open_for(scale, name, data=None):
     settings = SCALES[scale]
     if name == "simulated":
         return open_cohort(name, n_patients=settings["n_patients"], fs=settings["fs"])
+    if name == "ptb-xl":
+        return open_cohort(name, data=data, fs=settings["fs"], n_records=settings.get("n_records"))
     return open_cohort(name, data=data, fs=settings["fs"])
 
 

@@ -1,0 +1,58 @@
+import json
+
+import pytest
+
+from ecgtutorial import experiments, runs
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path):
+    monkeypatch.setenv("ECGTUTORIAL_RUNS", str(tmp_path / "runs"))
+    settings = {
+        "fs": 100, "seconds": 2.5, "n_patients": 60, "budgets": (0.5,), "subsets": {0.5: 1},
+        "pretraining": {"epochs": 1, "batch_size": 16},
+        "fine_tuning": {"min_steps": 2, "epochs": 1},
+    }  # fmt: skip
+    monkeypatch.setitem(experiments.SCALES, "quick", settings)
+
+
+def test_the_label_efficiency_table_is_filled_and_says_how(tiny, tmp_path):
+    cohort = experiments.open_for("quick", "simulated")
+    path = tmp_path / "results" / "label-efficiency.csv"
+    frame = experiments.run_label_efficiency(cohort, "quick", [0], path)
+    cells = frame[frame["seed"] == "0"]
+    assert set(cells["method"]) == {"random", "supervised", *experiments.METHODS}
+    assert len(cells) == 1 + 1 + 2 * len(experiments.METHODS)
+    how = json.loads(path.with_suffix(".json").read_text())
+    assert how["cohort_fingerprint"] == cohort.fingerprint and how["scale"] == "quick"
+    assert {"versions", "settings", "methods", "code", "seconds"} <= how.keys()
+
+    before = path.read_bytes()
+    experiments.run_label_efficiency(cohort, "quick", [0], path)  # nothing is left to do
+    assert path.read_bytes() == before
+
+
+def test_random_and_supervised_start_from_the_same_weights():
+    first, again = (experiments.random_encoder(100, 3) for _ in range(2))
+    other = experiments.random_encoder(100, 4)
+    weights = [e.layers[0].weight for e in (first, again, other)]
+    assert weights[0].equal(weights[1]) and not weights[0].equal(weights[2])
+
+
+def test_the_paper_scale_is_the_papers():
+    paper = experiments.SCALES["paper"]
+    assert (paper["fs"], paper["seconds"]) == (500, 5.0)
+    assert (paper["pretraining"]["batch_size"], paper["pretraining"]["lr"]) == (512, 1e-3)
+
+
+def test_the_published_table_is_whole():
+    frame, how = runs.load_results("ptb-xl", "label-efficiency")
+    cells = frame[frame["seed"] != "all"]
+    assert set(cells["seed"]) == {"0", "1", "2"} == set(map(str, how["seeds"]))
+    for budget in (0.02, 0.1):
+        fine = cells[(cells["budget"] == budget) & (cells["protocol"] == "fine-tuned")]
+        counts = fine.groupby(["method", "seed"]).size()
+        assert (counts >= 5).all() and len(counts) == 4 * 3
+    assert cells["config"].is_unique and cells["value"].between(0, 1).all()
+    summary = frame[(frame["seed"] == "all") & (frame["metric"] == "macro_auc")]
+    assert ((summary["low"] < summary["value"]) & (summary["value"] < summary["high"])).all()
