@@ -32,18 +32,19 @@ def weighted_auc(target, score, weights):
     NaN where a resample has no positive or no negative. Chapter: *Label efficiency*.
     """
     order = np.argsort(score, kind="stable")
-    weights = weights[:, order]
-    positive = weights * target[order].astype(weights.dtype)  # (resample, record), sorted by score
+    weights = weights.T[order]  # (record, resample), sorted by score
+    positive = weights * target[order, None].astype(weights.dtype)
     negative = weights - positive
     first = np.flatnonzero(np.r_[True, np.diff(score[order]) != 0])  # starts of runs of ties
     if len(first) < len(order):
-        positive = np.add.reduceat(positive, first, axis=1)
-        negative = np.add.reduceat(negative, first, axis=1)
-    below = np.cumsum(negative, axis=1, dtype=np.float64)
-    n_positive, n_negative = positive.sum(axis=1, dtype=np.float64), below[:, -1].copy()
+        positive = np.add.reduceat(positive, first, axis=0)
+        negative = np.add.reduceat(negative, first, axis=0)
+    below = np.cumsum(negative, axis=0)  # whole numbers: exact in 32 bits up to 16 million
+    n_positive, n_negative = positive.sum(axis=0), below[-1].astype(np.float64)
     below -= negative / 2  # negatives strictly below, and half of those level
+    below *= positive
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.einsum("br,br->b", positive, below) / (n_positive * n_negative)
+        return below.sum(axis=0, dtype=np.float64) / (n_positive * n_negative)
 
 
 def class_auc(targets, scores):
@@ -73,7 +74,7 @@ def patient_weights(patients, n_resamples=1000, seed=0):
     names, number = np.unique(np.asarray(patients), return_inverse=True)
     generator = np.random.default_rng(seed)
     counts = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), n_resamples)
-    return counts.astype(np.float32)[:, number]
+    return counts.T.astype(np.float32)[number].T  # a record's counts lie side by side: faster
 
 
 def bootstrap_macro_auc(targets, scores, weights):
@@ -84,7 +85,13 @@ def bootstrap_macro_auc(targets, scores, weights):
     targets, scores = _check(targets, scores)
     if weights.shape[1] != len(targets):
         raise ValueError(f"weights are for {weights.shape[1]} records, targets hold {len(targets)}")
-    values = np.stack([weighted_auc(t, s, weights) for t, s in zip(targets.T, scores.T)])
+    blocks = np.array_split(weights, max(1, len(weights) // 100))  # each fits the processor's cache
+    values = np.stack(
+        [
+            np.concatenate([weighted_auc(target, score, block) for block in blocks])
+            for target, score in zip(targets.T, scores.T)
+        ]
+    )
     with np.errstate(invalid="ignore"):
         missing = np.isnan(values)  # (class, resample)
         total = np.where(missing, 0, values).sum(axis=0)
