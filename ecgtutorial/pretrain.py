@@ -58,50 +58,56 @@ def pretrain(
 
     start, log = _resume(folder, method, optimizer, n_steps)
     module, optimizer = _set_up(fabric, method, optimizer)
-    state = torch.random.get_rng_state()  # the loop seeds the global generator: hand it back later
     bar = tqdm(
         total=n_steps, initial=start, unit="step", desc=type(method).__name__,
         disable=not progress or fabric.global_rank > 0,
     )  # fmt: skip
     saved = began = time.monotonic()
     method.train()
-    for step in range(start, n_steps):
-        rate = lr * _rate(step, n_steps, warmup, schedule)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        rows = _rows(len(cohort), share, fabric, per_epoch, step, seed)
-        torch.manual_seed(_step_seed(seed, step, fabric.global_rank))
-        starts = torch.randint(cohort.signals.shape[2] - length + 1, (share,))
-        views = crop(signals, *_on(signals, rows, starts), length).to(fabric.device)
-        batch = Batch(views, rows.to(fabric.device), patient[rows].to(fabric.device))
-        loss, parts = module.loss(batch)
-        optimizer.zero_grad()
-        fabric.backward(loss)
-        optimizer.step()
-        if hasattr(method, "after_step"):
-            method.after_step()
+    gpu = [fabric.device] if fabric.device.type == "cuda" else []
+    with bar, torch.random.fork_rng(gpu):  # each step seeds the generator: the caller's is kept
+        for step in range(start, n_steps):
+            rate = lr * _rate(step, n_steps, warmup, schedule)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            rows = _rows(len(cohort), share, fabric, per_epoch, step, seed)
+            torch.manual_seed(_step_seed(seed, step, fabric.global_rank))
+            batch = _batch(signals, patient, rows, length, fabric.device)
+            loss, parts = module.loss(batch)
+            optimizer.zero_grad()
+            fabric.backward(loss)
+            optimizer.step()
+            if hasattr(method, "after_step"):
+                method.after_step()
 
-        row = {"step": step, "loss": loss.item(), "lr": rate}
-        row |= {name: float(value) for name, value in parts.items()}
-        if not math.isfinite(row["loss"]):
-            raise ValueError(f"loss is {row['loss']} at step {step}: try a smaller lr ({lr})")
-        if (step + 1) % per_epoch == 0:
-            row |= health(method.encoder, views)
-        log.append(row)
-        bar.update()
-        done = step + 1 - start
-        speed = done * share * fabric.world_size / (time.monotonic() - began)
-        bar.set_postfix_str(f"loss {row['loss']:.3f}, {speed:.0f} records/s", refresh=False)
-        due = time.monotonic() - saved > checkpoint_seconds or step + 1 == n_steps
-        if folder is not None and due and fabric.global_rank == 0:
-            _save(folder, method, optimizer, step + 1, n_steps, log)
-            saved = time.monotonic()
-    bar.close()
-    torch.random.set_rng_state(state)
+            row = {"step": step, "loss": loss.item(), "lr": rate}
+            row |= {name: float(value) for name, value in parts.items()}
+            if not math.isfinite(row["loss"]):
+                raise ValueError(f"loss is {row['loss']} at step {step}: try a smaller lr ({lr})")
+            if (step + 1) % per_epoch == 0:
+                row |= health(method.encoder, batch.signals)
+            log.append(row)
+            speed = (step + 1 - start) * share * fabric.world_size / (time.monotonic() - began)
+            bar.set_postfix_str(f"loss {row['loss']:.3f}, {speed:.0f} records/s", refresh=False)
+            bar.update()
+            due = time.monotonic() - saved > checkpoint_seconds or step + 1 == n_steps
+            if folder is not None and due and fabric.global_rank == 0:
+                _save(folder, method, optimizer, step + 1, n_steps, log)
+                saved = time.monotonic()
     method.gather = alone
     log = pd.DataFrame(log)
     _warn_of_collapse(log, type(method).__name__)
     return log
+
+
+def _batch(signals, patient, rows, length, device):
+    """The records `rows`, each cropped at a random place, as a method wants them."""
+    starts = torch.randint(signals.shape[2] - length + 1, (len(rows),))
+    if isinstance(signals, torch.Tensor):
+        crops = crop(signals, rows.to(signals.device), starts.to(signals.device), length)
+    else:  # too large for the device: read from the memory map
+        crops = crop(signals, rows.numpy(), starts.numpy(), length)
+    return Batch(crops.to(device), rows.to(device), patient[rows].to(device))
 
 
 def _crop_length(method, cohort):
@@ -208,12 +214,6 @@ def _place(signals, device):
     if signals.nbytes > DEVICE_SHARE * free:
         return signals
     return torch.from_numpy(np.array(signals)).to(device)
-
-
-def _on(signals, rows, starts):
-    if isinstance(signals, torch.Tensor):
-        return rows.to(signals.device), starts.to(signals.device)
-    return rows.numpy(), starts.numpy()
 
 
 # --- what makes a step repeatable -------------------------------------------------------------

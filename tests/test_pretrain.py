@@ -206,3 +206,25 @@ def test_a_checkpoint_is_not_a_pickle(tmp_path):
     data = (tmp_path / "checkpoint.safetensors").read_bytes()
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     assert header["__metadata__"]["step"] == "1"
+
+
+def test_signals_too_large_for_the_device_give_the_same_run(monkeypatch):
+    import ecgtutorial.pretrain as module
+
+    losses = []
+    for share in (0.5, 0.0):  # 0: nothing fits, so every crop is read from the array
+        monkeypatch.setattr(module, "DEVICE_SHARE", share)
+        torch.manual_seed(2)
+        method = SimCLR(seconds=1.0)
+        losses.append(pretrain(method, cohort(), epochs=2, batch_size=8, progress=False)["loss"])
+    assert losses[0].equals(losses[1])
+
+
+def test_a_run_that_breaks_leaves_the_callers_generator_alone(monkeypatch):
+    nan = torch.tensor(float("nan"), requires_grad=True)
+    monkeypatch.setattr(SimCLR, "loss", lambda self, batch: (nan * 1, {}))
+    method = SimCLR(seconds=1.0)
+    state = torch.random.get_rng_state()
+    with pytest.raises(ValueError, match="loss is nan at step 0: try a smaller lr"):
+        pretrain(method, cohort(), epochs=1, progress=False)
+    assert torch.equal(state, torch.random.get_rng_state())
