@@ -31,7 +31,7 @@ _CHUNK = 256  # records hashed or written at a time: bounded memory
 
 
 def open_cohort(name, data=None, **options):
-    """Open a cohort by name: `"simulated"`, `"ptb-xl"` or `"wfdb-folder"`.
+    """Open a cohort by name: `"simulated"`, `"simulated-vt"`, `"ptb-xl"` or `"wfdb-folder"`.
 
     `data`: folder of the records; without it PTB-XL is downloaded. `options`: the arguments of
     ``ecgtutorial.datasets.<name>.open``, such as ``fs``, ``n_records``, ``strict``.
@@ -46,6 +46,14 @@ def open_cohort(name, data=None, **options):
         from ecgtutorial.datasets import simulated
 
         return simulated.open(**options)
+    if name == "simulated-vt":
+        if data is not None:
+            raise ValueError(
+                f"the simulated-vt cohort is made, not read: leave out data={str(data)!r}"
+            )
+        from ecgtutorial.datasets import simulated_vt
+
+        return simulated_vt.open(**options)
     if name == "ptb-xl":
         from ecgtutorial.datasets import ptbxl
 
@@ -54,7 +62,9 @@ def open_cohort(name, data=None, **options):
         from ecgtutorial.datasets import wfdb_folder
 
         return wfdb_folder.open(data, **options)
-    raise ValueError(f"unknown cohort {name!r}: choose 'simulated', 'ptb-xl' or 'wfdb-folder'")
+    raise ValueError(
+        f"unknown cohort {name!r}: choose 'simulated-vt', 'simulated', 'ptb-xl' or 'wfdb-folder'"
+    )
 
 
 class Cohort:

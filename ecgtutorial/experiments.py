@@ -14,6 +14,7 @@ import torch
 
 from . import augment, losses, metrics, runs
 from .cohort import open_cohort
+from .datasets import simulated
 from .encoders import single_lead
 from .encoders.single_lead import SingleLeadCNN, default_strides
 from .evaluate import finetune, label_efficiency, probe
@@ -58,6 +59,15 @@ SCALES = {
         "subsets": label_efficiency.SUBSETS,
     },
 }
+
+# Pre-training on simulated hearts, for as many steps as its records allow: records cost nothing.
+SIMULATED = {
+    "quick": {"n_patients": 400, "pretraining": {}},
+    "full": {"n_patients": 12_000, "pretraining": {"epochs": 8}},
+    "paper": {"n_patients": 200_000, "pretraining": {}},
+}
+
+TRANSFER_BUDGETS = (0.02, 0.10, 0.25, 1.0)  # of the labels of the real cohort
 
 # Everybody who meets in the chapters on 3KG: name -> (class, arguments besides the crop's length).
 METHODS = {
@@ -156,9 +166,62 @@ def run_label_efficiency(cohort, scale, seeds, path, n_jobs=1):
     return frame
 
 
+def simulated_run(scale, seed, progress=True):
+    """SimCLR pre-trained on simulated hearts only: loaded, resumed or made."""
+    settings, more = SCALES[scale], SIMULATED[scale]
+    hearts = open_cohort("simulated", n_patients=more["n_patients"], seed=7, fs=settings["fs"])
+    return runs.pretrained(
+        SimCLR, hearts, method={"seconds": settings["seconds"]}, seed=seed, progress=progress,
+        **{**settings["pretraining"], **more["pretraining"]},
+    )  # fmt: skip
+
+
+def run_simulated_to_real(cohort, scale, seeds, path, progress=True):
+    """What a linear probe on `cohort` gets from an encoder that never saw a record of it.
+
+    Methods: `random`, `real` (pre-trained on the training folds of `cohort`), `simulated`.
+    Fills the table at `path` and returns it. Chapter: *Cohorts*.
+    """
+    began = time.monotonic()
+    settings = SCALES[scale]
+    train = cohort.split()[0]
+    budgets = tuple(b for b in settings["budgets"] if b in TRANSFER_BUDGETS)
+    entrants = []
+    for seed in seeds:
+        identity = {"pretraining": settings["pretraining"], "seconds": settings["seconds"]}
+        for name, more, make in (
+            ("random", {}, functools.partial(random_encoder, cohort.fs, seed)),
+            ("real", identity, functools.partial(
+                pretrained_encoder, "simclr", train, scale, seed, progress)),
+            ("simulated", identity | SIMULATED[scale] | {"model": simulated._MODEL},
+             functools.partial(_simulated_encoder, scale, seed, progress)),
+        ):  # fmt: skip
+            name_hash = runs.config_hash(more) if more else "random"
+            entrants.append(label_efficiency.Entrant(name, seed, name_hash, make, ("probe",)))
+    table = runs.Table(path)
+    frame = label_efficiency.label_efficiency(
+        entrants, cohort, table, seconds=settings["seconds"], budgets=budgets,
+        subsets=settings["subsets"], progress=progress, reference=("real", "probe"),
+    )  # fmt: skip
+    earlier = runs.load_provenance(table.path).get("seconds", 0)
+    table.describe(
+        experiment="simulated-to-real", cohort=cohort.name, cohort_fingerprint=cohort.fingerprint,
+        scale=scale, seeds=list(seeds), settings=settings, simulated=SIMULATED[scale],
+        code=runs.code_hash(augment, losses, metrics, single_lead, simclr, probe, label_efficiency),
+        seconds=round(earlier + time.monotonic() - began),
+    )  # fmt: skip
+    return frame
+
+
+def _simulated_encoder(scale, seed, progress):
+    encoder = simulated_run(scale, seed, progress).encoder
+    encoder.set_readout("concat")
+    return encoder
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("experiment", choices=["label-efficiency"])
+    parser.add_argument("experiment", choices=["label-efficiency", "simulated-to-real"])
     parser.add_argument("cohort", choices=["simulated", "ptb-xl"])
     parser.add_argument("--data", help="folder in PTB-XL's layout; without it PTB-XL is downloaded")
     parser.add_argument("--scale", default="full", choices=list(SCALES))
@@ -168,7 +231,10 @@ def main():
     arguments = parser.parse_args()
     cohort = open_for(arguments.scale, arguments.cohort, arguments.data)
     path = f"{arguments.out}/{arguments.cohort}/{arguments.experiment}.csv"
-    frame = run_label_efficiency(cohort, arguments.scale, arguments.seeds, path, arguments.jobs)
+    if arguments.experiment == "label-efficiency":
+        frame = run_label_efficiency(cohort, arguments.scale, arguments.seeds, path, arguments.jobs)
+    else:
+        frame = run_simulated_to_real(cohort, arguments.scale, arguments.seeds, path)
     summary = frame[(frame["seed"] == "all") & (frame["metric"] == "macro_auc")]
     print(summary.pivot_table("value", ["protocol", "method"], "budget").round(3).to_string())
 

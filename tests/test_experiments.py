@@ -32,6 +32,21 @@ def test_the_label_efficiency_table_is_filled_and_says_how(tiny, tmp_path):
     assert path.read_bytes() == before
 
 
+def test_the_transfer_table_is_filled_and_says_how(tiny, monkeypatch, tmp_path):
+    monkeypatch.setitem(experiments.SIMULATED, "quick", {"n_patients": 40, "pretraining": {}})
+    monkeypatch.setattr(experiments, "TRANSFER_BUDGETS", (0.5,))
+    cohort = experiments.open_for("quick", "simulated")
+    path = tmp_path / "results" / "simulated-to-real.csv"
+    frame = experiments.run_simulated_to_real(cohort, "quick", [0], path, progress=False)
+    cells = frame[frame["seed"] == "0"]
+    assert set(cells["method"]) == {"random", "real", "simulated"}
+    assert set(cells["protocol"]) == {"probe"}
+    gains = frame[frame["metric"] == "macro_auc_gain"]
+    assert set(gains["method"]) == {"random", "simulated"}  # over `real`
+    how = json.loads(path.with_suffix(".json").read_text())
+    assert how["simulated"] == {"n_patients": 40, "pretraining": {}}
+
+
 def test_random_and_supervised_start_from_the_same_weights():
     first, again = (experiments.random_encoder(100, 3) for _ in range(2))
     other = experiments.random_encoder(100, 4)

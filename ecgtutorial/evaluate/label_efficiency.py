@@ -44,14 +44,15 @@ class Entrant:
 
 def label_efficiency(
     entrants, cohort, table, *, seconds, task="superclass", budgets=BUDGETS, subsets=None,
-    fine_tuning=None, part="test", progress=True,
+    fine_tuning=None, part="test", progress=True, reference=("supervised", "fine-tuned"),
 ):  # fmt: skip
     """Fill `table` with the macro AUC of every entrant at every label budget, and summarise it.
 
     `cohort` is split by patient; labels come from the training folds, answers from the test fold
     (`part="validation"` while choosing settings). `budgets`: shares of the training patients;
     `subsets`: {budget: number of random subsets}. `seconds`: window length; `fine_tuning`:
-    arguments of `fine_tune`. Returns the table as a data frame. Chapter: *Label efficiency*.
+    arguments of `fine_tune`. `reference`: method and protocol over which the summary gives gains.
+    Returns the table as a data frame. Chapter: *Label efficiency*.
     """
     if part not in ("test", "validation"):
         raise ValueError(f"part is {part!r}: expected 'test' or 'validation'")
@@ -80,7 +81,7 @@ def label_efficiency(
         if missing:
             _run_cells(entrant, missing, train, test, task, seconds, fine_tuning, table, bar)
     bar.close()
-    table.replace_summary(summarise(table, test, task, names))
+    table.replace_summary(summarise(table, test, task, names, reference))
     return table.read()
 
 
@@ -123,7 +124,9 @@ def _run_cells(entrant, cells, train, test, task, seconds, fine_tuning, table, b
         bar.update()
 
 
-def summarise(table, test, task, names=None, reference="supervised", n_resamples=1000):
+def summarise(
+    table, test, task, names=None, reference=("supervised", "fine-tuned"), n_resamples=1000
+):
     """Mean over seeds and subsets with a 95 % interval, and the paired gain over `reference`.
 
     `names`: hashes of the cells that count (default: all). Each resample draws test
@@ -142,8 +145,8 @@ def summarise(table, test, task, names=None, reference="supervised", n_resamples
     for (method, protocol, budget), frame in groups.items():
         values, means = _resample(frame, sampled)
         rows.append(_summary_row(frame, "macro_auc", frame["value"].mean(), means))
-        other = groups.get((reference, "fine-tuned", budget))
-        if other is not None and method != reference:
+        other = groups.get((*reference, budget))
+        if other is not None and method != reference[0]:
             both = set(frame["subset"]) & set(other["subset"])
             frame, other = (f[f["subset"].isin(both)] for f in (frame, other))
             mine, theirs = _resample(frame, sampled)[1], _resample(other, sampled)[1]
