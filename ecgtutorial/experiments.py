@@ -63,7 +63,7 @@ SCALES = {
 # Pre-training on simulated hearts, for as many steps as its records allow: records cost nothing.
 SIMULATED = {
     "quick": {"n_patients": 400, "pretraining": {}},
-    "full": {"n_patients": 12_000, "pretraining": {"epochs": 8}},
+    "full": {"n_patients": 12_000, "pretraining": {"epochs": 6}},
     "paper": {"n_patients": 200_000, "pretraining": {}},
 }
 
@@ -193,7 +193,7 @@ def run_simulated_to_real(cohort, scale, seeds, path, progress=True):
             ("random", {}, functools.partial(random_encoder, cohort.fs, seed)),
             ("real", identity, functools.partial(
                 pretrained_encoder, "simclr", train, scale, seed, progress)),
-            ("simulated", identity | SIMULATED[scale] | {"model": simulated._MODEL},
+            ("simulated", identity | SIMULATED[scale] | {"model": simulated.MODEL},
              functools.partial(_simulated_encoder, scale, seed, progress)),
         ):  # fmt: skip
             name_hash = runs.config_hash(more) if more else "random"

@@ -1,5 +1,7 @@
 """The frame: what the top-level files say agrees, and the book's tools do what they promise."""
 
+import base64
+import io
 import json
 import re
 import subprocess
@@ -17,6 +19,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+from PIL import Image, ImageChops
 from tidy import tidy
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -214,6 +217,20 @@ def test_tidy_twice_is_tidy_once():
     once = tidy(executed_notebook())
     text = nbformat.writes(once)
     assert nbformat.writes(tidy(once)) == text
+
+
+def test_tidy_gives_figures_a_palette_and_keeps_the_picture():
+    figure = Image.new("RGBA", (64, 48), "white")
+    figure.paste((213, 94, 0, 255), (10, 10, 30, 30))
+    png = io.BytesIO()
+    figure.save(png, "PNG", compress_level=0)
+    png = base64.b64encode(png.getvalue()).decode()
+    cell = nbformat.v4.new_code_cell("plot()", id="plot")
+    cell.outputs = [nbformat.v4.new_output("display_data", {"image/png": png})]
+    small = tidy(nbformat.v4.new_notebook(cells=[cell])).cells[0].outputs[0].data["image/png"]
+    shown = Image.open(io.BytesIO(base64.b64decode(small)))
+    assert len(small) < len(png) / 2 and shown.mode == "P"
+    assert ImageChops.difference(shown.convert("RGB"), figure.convert("RGB")).getbbox() is None
 
 
 def test_tidy_keeps_a_warning():

@@ -36,8 +36,7 @@ from ecgtutorial.heart.source import REST
 from ecgtutorial.heart.torso import twelve
 from ecgtutorial.leads import LEADS
 
-MODEL = 2  # goes up with every change of the model, so that no store of an older one is opened
-_MODEL = MODEL
+MODEL = 3  # goes up with every change of the model, so that no store of an older one is opened
 CHUNK = 96_000  # time samples of as many records are made at once: bounded memory
 _RECORDS_PER_PATIENT = (0.85, 0.12, 0.03)  # shares of patients with one, two, three records
 
@@ -73,7 +72,7 @@ def stored(name, model, n_patients, options, simulate, strata, n_jobs, cache):
     strata: function from the table to what folds should be alike in (record,). Others as in `open`.
     Raises ValueError for `n_patients` out of its range.
     """
-    checkcheck_number("n_patients", n_patients, 1, 10_000_000, whole=True)
+    check_number("n_patients", n_patients, 1, 10_000_000, whole=True)
     n_patients = int(n_patients)
     source = f"{name} {json.dumps({'model': model, 'n_patients': n_patients, **options})}"
     folder = f"{name}-{hashlib.sha256(source.encode()).hexdigest()[:12]}"
@@ -123,8 +122,8 @@ def _superclasses(table):
 def simulate(patients, **options):
     """Records of the given patients in memory: `open` without store and folds.
 
-    patients: sequence of patient numbers, from 0; options: the other arguments of `open` but for
-    the last two.
+    patients: sequence of patient numbers, from 0. options: arguments of `open` from `seed` to
+    `noise`.
     Returns `signals`, int16 µV (record, 12, time), `table` and `labels`, DataFrames as in a cohort,
     but without folds. Columns of truth: `heart_rate` (beats a minute), `pr`, `qrs`, `qt` (ms; no
     `pr` without one), `axis` (frontal QRS axis, degrees), `turn_x`, `turn_y`, `turn_z` (how the
@@ -188,6 +187,7 @@ def example(*statements, severity=1.0, heart_rate=None, age=60, sex="male", fs=5
     day = _numbers(streams[0], DAY)
     if seed is None:  # in the middle of all persons
         person, day = (0 * person[0] + 0.5, 0 * person[1]), (day[0], 0 * day[1])
+        person[1][:, 0] = -1.2  # voltage: where all is in its best place, waves are too tall
     who = {
         "severity": row, "age": np.array([float(age)]), "female": np.array([sex == "female"]),
         "number": np.zeros(1, int), "patient_id": np.zeros(1, int),
@@ -238,6 +238,15 @@ def checked(seed, fs, seconds, records_per_patient, noise):
     }  # fmt: skip
 
 
+def check_numbers(name, numbers, high):
+    """Raise ValueError unless the array `numbers` is a sequence of whole ones from 0 to `high`."""
+    sequence = numbers.ndim == 1 and numbers.dtype.kind in "iu" and len(numbers)
+    if not sequence or numbers.min() < 0 or numbers.max() > high:
+        raise ValueError(
+            f"{name}: found {numbers!r}, expected a sequence of whole numbers from 0 to {high}"
+        )
+
+
 def _checked(seed, fs, seconds, label_noise, records_per_patient, prevalence, noise):
     options = checked(seed, fs, seconds, records_per_patient, noise)
     check_number("label_noise", label_noise, 0, 0.5)
@@ -269,13 +278,10 @@ def drawn(patients, options, widths, day_widths, key=0):
     Returns a namespace: `u`, `z` (patient, width), whose first uniform number says how many records
     a patient has; `who`, the row of each record's patient, `patient_id`, `number` (record,);
     `day_u`, `day_z` (record, width); `streams`, the Generators of each heart and of each noise.
-    Raises ValueError for patients that are no whole numbers from 0 up.
+    Raises ValueError for patients that are no such numbers.
     """
     patients = np.asarray(patients)
-    if patients.ndim != 1 or patients.dtype.kind not in "iu" or not len(patients):
-        raise ValueError(f"patients: found {patients!r}, expected a sequence of whole numbers")
-    if patients.min() < 0:
-        raise ValueError(f"patients: found {patients.min()}, expected numbers from 0 up")
+    check_numbers("patients", patients, 2**62 - 1)
     seed, keys = options["seed"], [key + int(p) for p in patients]
     u, z = _numbers([_generator(seed, k, 0) for k in keys], widths)
     shares = np.cumsum(options["records_per_patient"])
@@ -383,10 +389,11 @@ def place_columns(out):
 def export(many, folder):
     """Write recordings as WFDB records with beat annotations; returns the record names.
 
-    many: what `recordings` or `example` gave, of this cohort or of `simulated_vt`. folder: made if absent. For each record `name.hea`
-    and `name.dat` (16 bits, 1 µV a step), `name.atr` (beats at their peaks, with WFDB's codes) and
-    `name.waves` (onset "(", peak "p", "N" or "t", and offset ")" of every wave). The header's
-    comments hold the row of the table, such as age, sex and statements, or the origin.
+    many: what `recordings` or `example` gave, of this cohort or of `simulated_vt`. folder: made if
+    absent. For each record `name.hea` and `name.dat` (16 bits, 1 µV a step), `name.atr` (beats at
+    their peaks, with WFDB's codes) and `name.waves` (onset "(", peak "p", "N" or "t", and offset
+    ")" of every wave). The header's comments hold the row of the table, such as age, sex and
+    statements, or the origin.
     Raises OSError where the folder cannot be written.
     """
     import wfdb

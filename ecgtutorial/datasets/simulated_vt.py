@@ -29,34 +29,22 @@ beats: Berruezo et al. 2004. How often which region, and all spreads, are our ch
 Explained in the chapter *Where a tachycardia begins*.
 """
 
-import functools
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import dijkstra
 
 from ecgtutorial.datasets import simulated
-from ecgtutorial.heart import check_number
+from ecgtutorial.heart import check_number, source
 from ecgtutorial.heart.people import STATEMENTS
 from ecgtutorial.heart.recording import DAY, PERSON, read
 from ecgtutorial.heart.rhythm import CODES, rhythm
-from ecgtutorial.heart.source import (
-    NORMAL_DRAWS,
-    QRS_TIME,
-    REST,
-    depolarisation,
-    repolarisation,
-    shapes,
-    smooth_field,
-    turn,
-)
+from ecgtutorial.heart.source import QRS_TIME, REST
 from ecgtutorial.heart.torso import lead_field
-from ecgtutorial.heart.ventricles import NETWORKS, SEGMENTS, ventricles
+from ecgtutorial.heart.ventricles import SEGMENTS, spread, ventricles
 from ecgtutorial.leads import EXPANSION
 
-MODEL = 1  # goes up with every change of this file's model
+MODEL = 2  # goes up with every change of this file's model
 _KEY = 1 << 62  # patients of this cohort have numbers of their own among all random keys
 _RECORDS_PER_PATIENT = (0.55, 0.30, 0.15)  # shares of patients with one, two, three records
 _LAYERS = ("endocardium", "middle", "epicardium")  # origins lie on the first and the last
@@ -79,7 +67,6 @@ _SCAR = 2.5  # how much longer a front takes through dense scar
 # turn the base lies so far back that beats from the RVOT are often positive in V1; this share keeps
 # most of them negative.
 _TURN = 0.25
-_LONGEST = 75  # ms; no step between two nodes takes longer
 
 
 def open(n_patients=500, seed=0, fs=100, seconds=10, records_per_patient=_RECORDS_PER_PATIENT,
@@ -107,8 +94,8 @@ def open(n_patients=500, seed=0, fs=100, seconds=10, records_per_patient=_RECORD
 def simulate(patients, **options):
     """Records of the given patients in memory: `open` without store and folds.
 
-    patients: sequence of patient numbers, from 0; options: the other arguments of `open` but for
-    the last two.
+    patients: sequence of patient numbers, from 0. options: arguments of `open` from `seed` to
+    `noise`.
     Returns `signals`, int16 µV (record, 12, time), `table` and `labels`, DataFrames as in a cohort,
     but without folds. Columns of truth: `cause` ("infarct", "idiopathic"), `form` ("VT", or "PVC":
     single beats in sinus rhythm), `atria` ("dissociated", "retrograde", "sinus"); of the origin
@@ -163,11 +150,7 @@ def pace_map(nodes=None, fs=500):
     check_number("fs", fs, 50, 1000, whole=True)
     tissue = ventricles()
     nodes = np.flatnonzero(tissue.layer != 0.5) if nodes is None else np.asarray(nodes)
-    if nodes.ndim != 1 or nodes.dtype.kind not in "iu" or not len(nodes):
-        raise ValueError(f"nodes: found {nodes!r}, expected a sequence of node numbers")
-    if nodes.min() < 0 or nodes.max() >= len(tissue.layer):
-        raise ValueError(f"nodes: found {nodes.min()} to {nodes.max()}, expected numbers from 0 "
-                         f"to {len(tissue.layer) - 1}")  # fmt: skip
+    simulated.check_numbers("nodes", nodes, len(tissue.layer) - 1)
     n = len(nodes)
     who = {
         "severity": np.zeros((n, len(STATEMENTS))), "age": np.full(n, 55.0),
@@ -176,26 +159,21 @@ def pace_map(nodes=None, fs=500):
         "person": (np.full((n, PERSON[0]), 0.5), np.zeros((n, PERSON[1]))),
     }  # fmt: skip
     heart = _hearts(who, fs)
-    none = np.zeros((n, 8, 3))
-    chest = np.zeros((n, 8, (PERSON[1] - NORMAL_DRAWS) // 8))
-    field = lead_field(heart["turn"], heart["centre"], chest, none).astype(np.float32)
+    chest, day = np.zeros((n, 8, 5)), np.zeros((n, 8, 3))
+    field = lead_field(heart["turn"], heart["centre"], chest, day).astype(np.float32)
     table = pd.DataFrame(_origin(nodes) | _beat(heart, field))
     return SimpleNamespace(
         beats=_twelve_leads(field, heart), time=QRS_TIME, table=table, fires=heart["fires"]
     )
 
 
-@functools.cache
-def _neighbours():
+def neighbours():
+    """Which regions touch: a DataFrame of bool (region, region), False on the diagonal."""
     tissue = ventricles()
     touch = np.zeros((len(SEGMENTS),) * 2, bool)
     touch[tissue.segment[:, None], tissue.segment[tissue.neighbours]] = True
-    return (touch | touch.T) & ~np.eye(len(SEGMENTS), dtype=bool)
-
-
-def neighbours():
-    """Which regions touch: a DataFrame of bool (region, region), False on the diagonal."""
-    return pd.DataFrame(_neighbours(), index=SEGMENTS, columns=SEGMENTS)
+    touch = (touch | touch.T) & ~np.eye(len(SEGMENTS), dtype=bool)
+    return pd.DataFrame(touch, index=SEGMENTS, columns=SEGMENTS)
 
 
 # --- who ------------------------------------------------------------------------------------------
@@ -265,55 +243,23 @@ def _has(who):
 def _hearts(who, fs):
     """Shapes as `heart.source.shapes` gives them, the second one from each record's own origin."""
     has, age, z = _has(who), who["age"], who["person"][1]
-    heart = shapes(has, age, who["female"], *who["person"], np.zeros(len(age), bool), fs)
+    heart = source.shapes(has, age, who["female"], *who["person"], np.zeros(len(age), bool), fs)
     scar, weights = heart["scar"], heart["weights"]
     node = np.where(who["node"] < 0, _exit(scar, who["pick"]), who["node"])
-    slow = np.exp(who["slow"][:, None] + 0.06 * smooth_field(z[:, 16:24])) * (1 + _SCAR * scar)
-    fires = _spread(node, _SLOW * slow)
-    qrs, on, off = depolarisation(fires, weights, fs)
+    slow = _SLOW * np.exp(who["slow"][:, None] + 0.06 * source.smooth_field(z[:, 16:24]))
+    fires = spread(node, slow * (1 + _SCAR * scar), _FIBRES)
+    qrs, on, off = source.depolarisation(fires, weights, fs)
     heart["qrs"][:, 1], heart["on"][:, 1], heart["off"][:, 1] = qrs, on, off
     # A heart cannot beat again while it is still activated.
     cycle = np.clip(who["cycle"], np.maximum(270, heart["off"][:, 1] + 95), 500)
     # Recovery adapts to the rate, activation does not: ST-T is stretched where beats are placed.
     stretch = np.where(who["single"], 1, np.cbrt(cycle / 1000 / REST)).astype(np.float32)
     recovery = heart["apd"], heart["plateau"], weights
-    heart["st"][:, 1] = repolarisation(fires / stretch[:, None], *recovery)
+    heart["st"][:, 1] = source.repolarisation(fires / stretch[:, None], *recovery)
     # From the AV node back through the atria: up, and mostly from right to left.
     heart["p"][:, 1] = heart["p"][:, 0] * np.float32([[0.5], [-0.9], [-0.4]])
-    return heart | {"turn": turn(has, age, z, _TURN), "fires": fires, "node": node, "cycle": cycle}
-
-
-@functools.cache
-def _ways():
-    """The ways a front can take from node to node: sparse (node, node) of ms, and their starts."""
-    tissue = ventricles()
-    muscle = tissue.travel[NETWORKS.index("none")].astype(float)
-    n, start, to, time = len(muscle), [], [], []
-    for a in range(n):
-        near = np.flatnonzero((muscle[a] < _LONGEST) & (np.arange(n) != a))
-        over = muscle[a, near, None] + muscle[np.ix_(near, near)]  # by way of a node (node, end)
-        np.fill_diagonal(over, np.inf)
-        direct = near[muscle[a, near] < over.min(axis=0) - 1e-3]  # no detour is as fast
-        start.append(np.full(len(direct), a))
-        to.append(direct)
-        time.append(muscle[a, direct])
-    start, to, time = map(np.concatenate, (start, to, time))
-    inner = (tissue.layer[start] == 0) & (tissue.layer[to] == 0)
-    ways = csr_array((time / np.where(inner, _FIBRES, 1), (start, to)), shape=(n, n))
-    return ways, np.repeat(np.arange(n), np.diff(ways.indptr))
-
-
-def _spread(nodes, slow):
-    """When every node fires after the first, ms (record, node).
-
-    nodes: where the front starts (record,). slow: how much longer it takes there (record, node).
-    """
-    ways, start = _ways()
-    fires = np.empty(slow.shape, np.float32)
-    for i, node in enumerate(nodes):  # every scar makes a map of its own
-        time = ways.data * (slow[i, start] + slow[i, ways.indices]) / 2
-        fires[i] = dijkstra(csr_array((time, ways.indices, ways.indptr)), indices=node)
-    return fires
+    return heart | {"turn": source.turn(has, age, z, _TURN), "fires": fires, "node": node,
+                    "cycle": cycle}  # fmt: skip
 
 
 # --- recording ------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from .windows import window_starts
 
 FS = 500  # Hz, the rate at which beats are measured
 BEFORE, AFTER = 200, 340  # samples of a beat before and after its QRS: 400 and 680 ms
+QUARTILES = [0.25, 0.5, 0.75]
 BANDS = ((0.5, 3), (3, 10), (10, 25), (25, 45))  # Hz
 _CORE = slice(BEFORE - 50, BEFORE + 51)  # the QRS and 50 ms around it
 _LAGS = 20  # samples by which a beat may move when it is aligned
@@ -218,18 +219,12 @@ def measure(cohort, n_jobs=1):
             f"measure needs the 12 standard leads at 100 Hz or more, found {len(cohort.leads)} "
             f"leads at {cohort.fs} Hz"
         )
-    chunks = range(0, len(cohort), 64)
-    parts = joblib.Parallel(n_jobs)(
-        joblib.delayed(_measure_records)(np.array(cohort.signals[i : i + 64]), cohort.fs)
-        for i in chunks
+    rows = joblib.Parallel(n_jobs, batch_size=64)(
+        joblib.delayed(_measure)(record * 1e-3, cohort.fs) for record in cohort.signals
     )
-    frame = pd.DataFrame([row for part in parts for row in part], columns=list(FEATURES))
+    frame = pd.DataFrame(rows, columns=list(FEATURES))
     frame.insert(0, "record_id", cohort.table["record_id"].to_numpy())
     return frame
-
-
-def _measure_records(signals, fs):
-    return [_measure(record * 1e-3, fs) for record in signals]
 
 
 def _measure(record, fs):
@@ -249,10 +244,9 @@ def _measure(record, fs):
         t_wave = beat[:, last + 30 : round(end) + 1]
         highest = np.abs(t_wave).argmax(axis=1)[:, None]
         values["T"] = np.take_along_axis(t_wave, highest, axis=1)[:, 0]
-    row |= {name: found[name] for name in INTERVALS}
     for kind, numbers in values.items():
         row |= {f"{kind}_{lead}": value for lead, value in zip(leads.LEADS, numbers)}
-    return row
+    return row | {name: found[name] for name in INTERVALS}
 
 
 def _noise(record, fs, times):
@@ -282,13 +276,11 @@ def spectrum(cohort):
         block = cohort.signals[start : start + 256] * 1e-3
         hz, power = signal.welch(block, cohort.fs, nperseg=min(4 * cohort.fs, block.shape[2]))
         parts.append(power.astype(np.float32))  # (record, lead, frequency)
-    low, middle, high = np.quantile(np.concatenate(parts), (0.25, 0.5, 0.75), axis=0)
-    return pd.DataFrame(
-        {
-            "lead": np.repeat(cohort.leads, len(hz)), "hz": np.tile(hz, len(cohort.leads)),
-            "q25": low.ravel(), "median": middle.ravel(), "q75": high.ravel(),
-        }
-    )  # fmt: skip
+    low, middle, high = np.quantile(np.concatenate(parts), QUARTILES, axis=0)
+    return pd.DataFrame({
+        "lead": np.repeat(cohort.leads, len(hz)), "hz": np.tile(hz, len(cohort.leads)),
+        "q25": low.ravel(), "median": middle.ravel(), "q75": high.ravel(),
+    })  # fmt: skip
 
 
 def compare(simulated, real):
@@ -301,17 +293,13 @@ def compare(simulated, real):
     names = [name for name in FEATURES if name in simulated and name in real]
     if not names:
         raise ValueError("simulated and real have no feature in common: give frames of measure()")
-    mine, theirs = (
-        frame[names].quantile([0.25, 0.5, 0.75]).to_numpy() for frame in (simulated, real)
-    )
-    return pd.DataFrame(
-        {
-            "feature": names, "unit": [FEATURES[name] for name in names], "simulated": mine[1],
-            "real_q25": theirs[0], "real": theirs[1], "real_q75": theirs[2],
-            "inside": (theirs[0] <= mine[1]) & (mine[1] <= theirs[2]),
-            "simulated_q25": mine[0], "simulated_q75": mine[2],
-        }
-    )  # fmt: skip
+    mine, theirs = (frame[names].quantile(QUARTILES).to_numpy() for frame in (simulated, real))
+    return pd.DataFrame({
+        "feature": names, "unit": [FEATURES[name] for name in names], "simulated": mine[1],
+        "real_q25": theirs[0], "real": theirs[1], "real_q75": theirs[2],
+        "inside": (theirs[0] <= mine[1]) & (mine[1] <= theirs[2]),
+        "simulated_q25": mine[0], "simulated_q75": mine[2],
+    })  # fmt: skip
 
 
 # --- a network's opinion ----------------------------------------------------------------------
@@ -335,31 +323,22 @@ def discriminator(simulated, real, seed=0, *, inputs="millivolts", seconds=2.5, 
     if simulated.fs != real.fs:
         raise ValueError(f"simulated has {simulated.fs} Hz, real {real.fs} Hz: expected one rate")
     length = round(seconds * real.fs)
-    parts = [
+    train, validation, (signals, target, patients) = (
         _both(mine, theirs, inputs, seed) for mine, theirs in zip(simulated.split(), real.split())
-    ]
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = _train(*parts[:2], length, epochs)
-    signals, target, patients = parts[2]
+        network = _train(train, validation, length, epochs)
     score = _scores(network, signals, length)
     weights = metrics.patient_weights(patients)
-    right = (score > 0) == (target > 0)
-    found = {
-        "auc": (
-            metrics.macro_auc(target[:, None], score[:, None]),
-            metrics.bootstrap_macro_auc(target[:, None], score[:, None], weights),
-        ),
-        "accuracy": (right.mean(), weights @ right / weights.sum(axis=1)),
-    }
-    sizes = {"n_records": len(target), "n_patients": len(np.unique(patients))}
-    return pd.DataFrame(
-        [
-            {"metric": metric, "inputs": inputs, "seed": seed, "value": float(value),
-             **dict(zip(("low", "high"), metrics.interval(resampled))), **sizes}
-            for metric, (value, resampled) in found.items()
-        ]
-    )  # fmt: skip
+    right, columns = (score > 0) == (target > 0), (target[:, None], score[:, None])
+    table = pd.DataFrame({"metric": ["auc", "accuracy"], "inputs": inputs, "seed": seed})
+    table["value"] = [float(metrics.macro_auc(*columns)), float(right.mean())]
+    table[["low", "high"]] = [
+        metrics.interval(metrics.bootstrap_macro_auc(*columns, weights)),
+        metrics.interval(weights @ right / weights.sum(axis=1)),
+    ]
+    return table.assign(n_records=len(target), n_patients=len(np.unique(patients)))
 
 
 def _both(simulated, real, inputs, seed):
@@ -432,6 +411,10 @@ COHORTS = {  # colour, marker, line
 }  # fmt: skip
 SHOWN = (*INTERVALS, *(f"QRS_{lead}" for lead in leads.LEADS),
          *(f"{kind}_V{i}" for kind in "RS" for i in range(1, 7)))  # fmt: skip
+_HISTOGRAMS = {  # axis label, width of a bin
+    "heart_rate": ("heart rate", 4), "pr": ("PR interval", 8), "qrs": ("QRS duration", 4),
+    "qt": ("QT interval", 8),
+}  # fmt: skip
 
 
 def figure(simulated, real, spectra):
@@ -442,41 +425,43 @@ def figure(simulated, real, spectra):
     Returns the matplotlib figure. Chapter: *Cohorts*.
     """
     frames = {"simulated": simulated, "real": real}
-    page = plots._figure((7.0, 13.0))
+    rows = (["QRS", "QRS"], ["RS", "RS"], ["heart_rate", "pr"], ["qrs", "qt"], ["II", "V2"])
+    # Outside the context: leaving it would switch off a notebook's inline display.
+    page = plt.figure(figsize=(7.0, 13.0), dpi=plots.style()["figure.dpi"], layout="constrained")
     with plt.rc_context(plots.style()):
-        rows = (["QRS", "QRS"], ["RS", "RS"], ["heart_rate", "pr"], ["qrs", "qt"], ["II", "V2"])
         axes = page.subplot_mosaic([list(row) for row in rows], height_ratios=(1, 1.1, 0.8, 0.8, 1))
         for shift, (name, frame) in zip((-0.13, 0.13), frames.items()):
-            _bars(axes["QRS"], frame, [f"QRS_{lead}" for lead in leads.LEADS], name, shift)
-            for kind, sign in (("R", 1), ("S", -1)):
-                columns = [f"{kind}_V{i}" for i in range(1, 7)]
-                _bars(axes["RS"], frame, columns, name, shift / 2, sign, line="-")
+            _bars(axes["QRS"], frame, "QRS", leads.LEADS, name, shift, line="none")
+            _bars(axes["RS"], frame, "R", leads.LEADS[6:], name, shift / 2)
+            _bars(axes["RS"], frame, "S", leads.LEADS[6:], name, shift / 2, sign=-1)
             for lead in ("II", "V2"):
                 _density(axes[lead], spectra[name], lead, name)
         for feature in INTERVALS:
-            _distribution(axes[feature], frames, feature)
-        _finish(axes)
+            _histograms(axes[feature], frames, feature)
+        axes["QRS"].set(ylabel="peak to peak (mV)", title="QRS amplitude", ylim=(0, None))
+        axes["QRS"].legend(ncols=2, loc="upper left")
+        axes["RS"].set(ylabel="amplitude (mV)", title="R (up) and S (down) across the chest")
+        axes["RS"].axhline(0, color=plots.GREY, linewidth=0.8)
+        axes["heart_rate"].set_title("Rate and intervals")
+        axes["II"].set_ylabel("density (mV²/Hz)")
     return page
 
 
-def _bars(ax, frame, columns, name, shift, sign=1, line="none"):
-    colour, marker, _ = COHORTS[name]
-    low, middle, high = sign * frame[columns].quantile([0.25, 0.5, 0.75]).to_numpy()
-    x = np.arange(len(columns)) + shift
+def _bars(ax, frame, kind, names, cohort, shift, sign=1, line="-"):
+    """Medians and middle halves of one amplitude, lead by lead."""
+    colour, marker, _ = COHORTS[cohort]
+    columns = [f"{kind}_{name}" for name in names]
+    low, middle, high = sign * frame[columns].quantile(QUARTILES).to_numpy()
+    x = np.arange(len(names)) + shift
     ax.vlines(x, low, high, color=colour, linewidth=3, alpha=0.45)
-    label = name if sign > 0 else None
-    ax.plot(x, middle, marker=marker, color=colour, linestyle=line, markersize=6, label=label)
+    ax.plot(x, middle, marker=marker, color=colour, linestyle=line, markersize=6, label=cohort)
+    ax.set_xticks(range(len(names)), names)
+    ax.grid(axis="y")
 
 
-_SHAPES = {  # axis label, width of a bin
-    "heart_rate": ("heart rate", 4), "pr": ("PR interval", 8), "qrs": ("QRS duration", 4),
-    "qt": ("QT interval", 8),
-}  # fmt: skip
-
-
-def _distribution(ax, frames, feature):
-    """Histograms of one feature of both cohorts, without the last percent of stragglers."""
-    label, width = _SHAPES[feature]
+def _histograms(ax, frames, feature):
+    """One feature of both cohorts, without the last percent of stragglers."""
+    label, width = _HISTOGRAMS[feature]
     both = pd.concat([frame[feature] for frame in frames.values()]).dropna()
     low, high = both.quantile([0.005, 0.99]) // width * width
     edges = np.arange(low, high + 2 * width, width)
@@ -488,28 +473,14 @@ def _distribution(ax, frames, feature):
 
 
 def _density(ax, frame, lead, name):
+    """The spectrum of one lead."""
     rows = frame[(frame["lead"] == lead) & (frame["hz"] > 0)]
     colour, _, style = COHORTS[name]
     ax.fill_between(rows["hz"], rows["q25"], rows["q75"], color=colour, alpha=0.2, linewidth=0)
     ax.loglog(rows["hz"], rows["median"], color=colour, linestyle=style, linewidth=1.6)
-
-
-def _finish(axes):
-    """Titles, ticks and one legend."""
-    axes["QRS"].set(ylabel="peak to peak (mV)", title="QRS amplitude", ylim=(0, None))
-    axes["QRS"].set_xticks(range(12), leads.LEADS)
-    axes["RS"].set(ylabel="amplitude (mV)", title="R (up) and S (down) across the chest")
-    axes["RS"].set_xticks(range(6), leads.LEADS[6:])
-    axes["RS"].axhline(0, color=plots.GREY, linewidth=0.8)
-    axes["heart_rate"].set_title("Rate and intervals")
-    for lead in ("II", "V2"):
-        axes[lead].set(xlabel="frequency (Hz)", title=f"Spectrum, lead {lead}")
-        axes[lead].set_xticks([0.5, 1, 2, 5, 10, 20, 50], ["0.5", "1", "2", "5", "10", "20", "50"])
-        axes[lead].minorticks_off()
-    axes["II"].set_ylabel("density (mV²/Hz)")
-    axes["QRS"].legend(ncols=2, loc="upper left")
-    for name in ("QRS", "RS"):
-        axes[name].grid(axis="y")
+    ax.set(xlabel="frequency (Hz)", title=f"Spectrum, lead {lead}")
+    ax.set_xticks([0.5, 1, 2, 5, 10, 20, 50], ["0.5", "1", "2", "5", "10", "20", "50"])
+    ax.minorticks_off()
 
 
 def publish(simulated, real, path, n_jobs=1, seeds=(0, 1, 2)):
@@ -545,8 +516,13 @@ def publish(simulated, real, path, n_jobs=1, seeds=(0, 1, 2)):
     path.unlink(missing_ok=True)
     table = runs.Table(path)
     table.add(rows)
-    spectra = {name: spectrum(cohort) for name, cohort in cohorts.items()}
-    _save(path, frames, spectra)
+    arrays = {}
+    for name, cohort in cohorts.items():
+        arrays[f"{name} measures"] = frames[name][list(SHOWN)].to_numpy(np.float16)
+        density = spectrum(cohort)
+        arrays[f"{name} spectrum"] = density[["q25", "median", "q75"]].to_numpy(np.float32)
+        arrays |= {"hz": density["hz"], "lead": density["lead"].to_numpy(str)}
+    np.savez_compressed(_records(path), **arrays)
     table.describe(
         experiment="realism", cohort=real.name, fs=real.fs, fingerprints=settings, sizes=sizes,
         inside=int(compared["inside"].sum()), features=len(compared),
@@ -555,19 +531,13 @@ def publish(simulated, real, path, n_jobs=1, seeds=(0, 1, 2)):
     return compared, told
 
 
-def _save(path, frames, spectra):
-    arrays = {}
-    for name in frames:
-        arrays[f"{name} measures"] = frames[name][list(SHOWN)].to_numpy(np.float16)
-        arrays[f"{name} spectrum"] = spectra[name][["q25", "median", "q75"]].to_numpy(np.float32)
-        arrays["hz"], arrays["lead"] = spectra[name]["hz"], spectra[name]["lead"].to_numpy(str)
-    np.savez_compressed(path.with_name(f"{path.stem}-records.npz"), **arrays)
+def _records(path):
+    return path.with_name(f"{path.stem}-records.npz")
 
 
 def published(path):
     """What `publish` left beside the table at `path`: the three arguments of `figure`."""
-    path = Path(path)
-    with np.load(path.with_name(f"{path.stem}-records.npz")) as file:
+    with np.load(_records(Path(path))) as file:
         frames, spectra = {}, {}
         for name in COHORTS:
             frames[name] = pd.DataFrame(file[f"{name} measures"].astype(float), columns=SHOWN)

@@ -32,6 +32,7 @@ import numpy as np
 import pandas as pd
 from scipy import fft
 
+from ecgtutorial.heart import check_number
 from ecgtutorial.leads import INDEPENDENT
 
 ELECTRODES = ("RA", "LA", "LL", "V1", "V2", "V3", "V4", "V5", "V6")
@@ -100,11 +101,13 @@ def noise(streams, fs, samples, level=1.0):
     Returns `leads`, float32 mV (record, 8, time) of I, II, V1 ... V6, and `table`, a DataFrame:
     `wander` (drift, breathing), `muscle` (with tremor), `mains`, `motion` (contact, bumps), all in
     µV rms over the eight leads; `steps`, their number; `baseline_filter`, bool; `lead_off`, an
-    electrode or "" (see `disconnect`); `swapped`, bool (see `swap_arms`).
+    electrode or ""; `swapped`, bool (see `mishaps`).
     A record is the same in any batch, and another `fs` sees the same noise in another band.
     Raises ValueError for an argument out of its range. Model: this module's docstring.
     """
-    _check(fs, samples, level)
+    check_number("fs", fs, 50, 1000)
+    check_number("samples", samples, 1, 1e12, whole=True)
+    check_number("level", level, 0, 1e6)
     samples = int(samples)
     u, z = _draw(streams)
     size = {name: level * _size(z, name) for name in _SIZES}  # (record, 9)
@@ -129,35 +132,23 @@ def noise(streams, fs, samples, level=1.0):
     return leads, pd.DataFrame(table)
 
 
-def swap_arms(leads, table):
-    """The leads with the arms' electrodes exchanged in the records where `table["swapped"]`.
+def mishaps(leads, table):
+    """The leads as they come out where the arms are swapped, then where an electrode is off.
 
-    leads: (record, 8, time) of I, II, V1 ... V6. Lead I turns over, II becomes III, and so on; V1
-    to V6 stay, since Wilson's terminal does. Returns a new array.
-    Raises ValueError where leads and table do not fit.
+    leads: (record, 8, time) of I, II, V1 ... V6, heart and noise. table: its column `swapped` says
+    where the arms' electrodes are exchanged: lead I turns over, II becomes III, and so on; V1 to V6
+    stay, since Wilson's terminal does. `lead_off` names an electrode that reads nothing, or "". An
+    open input rests where the network of resistors behind Wilson's terminal holds it, at the mean
+    of the limb electrodes that are left. So V1 ... V6 are flat without their electrode; without one
+    of a limb two limb leads halve what the third reads, and V1 ... V6 change their reference.
+    Returns a new array. Raises ValueError for an unknown electrode.
     """
-    leads, swapped = _fitting(leads, table, "swapped")
-    which = np.flatnonzero(swapped)
-    one, two = leads[which, 0], leads[which, 1]
-    leads[which, 0], leads[which, 1] = -one, two - one
-    return leads
-
-
-def disconnect(leads, table):
-    """The leads as an electrode reads nothing in the records where `table["lead_off"]` names it.
-
-    leads: (record, 8, time) of I, II, V1 ... V6, heart and noise. An open input rests where the
-    network of resistors behind Wilson's terminal holds it, at the mean of the limb electrodes that
-    are left. So V1 ... V6 are flat without their electrode; without one of a limb two limb leads
-    halve what the third reads, and V1 ... V6 change their reference. Returns a new array.
-    Raises ValueError where leads and table do not fit, or for an unknown electrode.
-    """
-    leads, names = _fitting(leads, table, "lead_off")
-    for i in np.flatnonzero(names != ""):
-        if names[i] not in ELECTRODES:
-            expected = f"one of {', '.join(ELECTRODES)} or an empty string"
-            raise ValueError(f"lead_off of record {i}: found {names[i]!r}, expected {expected}")
-        leads[i] = _without(ELECTRODES.index(names[i])) @ leads[i]
+    leads = np.array(leads)
+    for i in np.flatnonzero(table["swapped"]):
+        one, two = leads[i, :2]
+        leads[i, :2] = -one, two - one
+    for i in np.flatnonzero(table["lead_off"] != ""):
+        leads[i] = _without(ELECTRODES.index(table["lead_off"][i])) @ leads[i]
     return leads
 
 
@@ -168,32 +159,6 @@ def _without(electrode):
     potential[electrode] = 0
     potential[electrode, limbs] = 1 / len(limbs)
     return READ @ potential @ np.linalg.pinv(READ)
-
-
-def _fitting(leads, table, column):
-    """A copy of the leads, and the table's column, if both have the same records."""
-    leads = np.array(leads)
-    if leads.ndim != 3 or leads.shape[1] != len(INDEPENDENT):
-        raise ValueError(f"leads must be (record, 8, time), found shape {leads.shape}")
-    if len(leads) != len(table):
-        raise ValueError(f"found {len(leads)} records of leads, expected the table's {len(table)}")
-    return leads, table[column].to_numpy()
-
-
-def _check(fs, samples, level):
-    """Arguments of `noise` within their ranges."""
-    ranges = {"fs": (fs, 50, 1000), "samples": (samples, 1, 1e12), "level": (level, 0, 1e6)}
-    for name, (value, low, high) in ranges.items():
-        number = isinstance(value, (int, float, np.integer, np.floating))
-        whole = name == "samples"
-        if (
-            isinstance(value, bool)
-            or not number
-            or not low <= value <= high
-            or (whole and value != int(value))
-        ):
-            kind = "a whole number" if whole else "a number"
-            raise ValueError(f"{name}: found {value!r}, expected {kind} from {low} to {high:g}")
 
 
 # --- what is drawn ------------------------------------------------------------------------------

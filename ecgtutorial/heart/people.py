@@ -10,6 +10,10 @@ threshold it is there. Who is not sound has at least one diagnostic statement. T
 rules come last: contradictions (`check`), and statements that readers of PTB-XL write instead of
 one another. The rarer statement of such a pair stays.
 
+The copula's table is `people.csv`, a row a statement: share (%), thresholds if sick and if sound
+(inf: never), effects on the score of a = (age - 60) / 20, its square, female sex and three groups
+of rhythms, loadings on the six factors.
+
 The numbers were fitted to 2,992 records of PTB-XL, statements at any likelihood (Wagner et al.
 2020, doi 10.1038/s41597-020-0495-6, CC BY 4.0): effects by ridge probit, loadings by the pairwise
 likelihood of joint counts, thresholds by simulation under all rules. Statements rarer than 0.1 %
@@ -19,11 +23,13 @@ were raised to that. Severities, what is confused with what, and the rules are o
 import math
 from collections.abc import Mapping
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from scipy.special import ndtr, ndtri
 
 from ecgtutorial.datasets import ptbxl
+from ecgtutorial.heart import check_number
 
 STATEMENTS = tuple(ptbxl.STATEMENTS)  # all 71, in the official order
 RHYTHMS = ("SR", "SBRAD", "STACH", "SARRH", "AFIB", "AFLT", "SVTAC", "PSVT", "SVARR", "PACE")
@@ -34,89 +40,25 @@ _BESIDE_NORM = ("IRBBB", "IVCD", "1AVB")  # diagnostic, and yet PTB-XL's readers
 _DISEASES = [code for code in _DIAGNOSTIC if code not in _BESIDE_NORM]
 
 # Basic rhythms: share (%), intercept, effects of a = (age - 60) / 20, a squared, female sex.
-_RHYTHM_TABLE = """
-SR     76.40   0.00  0.00  0.00  0.00
-SBRAD   3.06  -3.03 -0.08 -0.08 -0.31
-STACH   3.50  -3.45  0.43  0.21  0.33
-SARRH   3.77  -3.46 -0.23  0.34  0.06
-AFIB    6.63  -2.43  1.18 -0.24 -0.32
-AFLT    0.44  -4.41  0.54 -0.90 -1.15
-SVTAC   0.10  -6.67  0.01 -0.00 -0.00
-PSVT    0.10  -6.32 -0.11 -0.31 -0.26
-SVARR   0.54  -4.74  0.37 -0.27 -0.12
-PACE    1.25  -4.17  1.39 -0.08 -0.75
--       4.21  -2.98  0.49  0.25 -0.31
-"""
-# Code, share (%), threshold if sick and if sound; effects of a, a squared, female sex, and of the
-# rhythms in _GROUPS; loadings on six factors.
-_TABLE = """
-NDT      8.33  0.96    - -0.12  0.08  0.32 -0.14 -0.32 -0.26  -0.26  0.03  0.03 -0.22  0.38  0.58
-NST_     3.64  1.77    -  0.15 -0.05  0.39  0.63  0.37  0.06   0.23  0.11 -0.26  0.05  0.43  0.21
-DIG      0.91  2.52    -  0.26 -0.08  0.10  0.95 -0.24  0.26  -0.23  0.38  0.11  0.10  0.21  0.15
-LNGQT    0.30  2.58    - -0.17 -0.07  0.15 -0.31  0.20 -0.11   0.24  0.34 -0.07 -0.09  0.25  0.12
-IMI     11.10  0.50    -  0.18 -0.29 -0.18 -0.10  0.04 -0.10  -0.03 -0.05  0.45 -0.24 -0.05 -0.49
-ASMI     9.81  0.91    -  0.34 -0.14 -0.10  0.20  0.32 -0.03   0.02 -0.42  0.17  0.12 -0.48 -0.34
-LVH      9.68  0.95    -  0.03  0.07 -0.08  0.07 -0.21  0.13  -0.31  0.04  0.19  0.59 -0.12  0.26
-LAFB     6.34  1.21    -  0.24  0.06 -0.08 -0.43  0.09 -0.16   0.36 -0.27 -0.39 -0.03 -0.23 -0.06
-ISC_     6.14  1.19    -  0.15  0.01 -0.04  0.43 -0.11  0.34  -0.60 -0.15  0.17  0.22 -0.05  0.23
-IRBBB    5.30  1.31 2.01 -0.19  0.08 -0.16 -0.17 -0.20 -0.13   0.03 -0.06 -0.36 -0.02  0.05 -0.11
-1AVB     3.34  1.66 2.75  0.33  0.16 -0.22 -0.63  0.22 -0.04  -0.07 -0.53 -0.21 -0.01  0.24 -0.29
-IVCD     3.17  1.49 2.28  0.00  0.05 -0.44 -0.07  0.26  0.30  -0.49 -0.19 -0.06 -0.07 -0.10 -0.05
-ISCAL    2.87  1.56    -  0.17 -0.06 -0.03  0.20 -0.23 -0.17  -0.35  0.01 -0.21 -0.46  0.03 -0.22
-CRBBB    1.75  1.94    -  0.19  0.07 -0.24  0.43 -0.19  0.20   0.28 -0.30 -0.35 -0.15 -0.15 -0.17
-CLBBB    2.06  1.85    -  0.52 -0.12 -0.04 -0.21  0.22  0.32   0.06 -0.24 -0.34 -0.02  0.47  0.03
-ILMI     1.92  1.59    -  0.06 -0.21 -0.35 -0.06  0.11 -0.12   0.28 -0.17  0.47  0.03  0.03 -0.33
-LAO/LAE  1.79  1.80    -  0.12 -0.02 -0.11 -0.55  0.53  0.15  -0.30 -0.45 -0.15  0.39  0.13 -0.10
-AMI      1.52  1.97    -  0.12  0.08 -0.07 -0.15  0.09 -0.31  -0.00  0.12  0.14  0.03 -0.40 -0.10
-ALMI     0.88  1.97    -  0.10 -0.16 -0.29 -0.14  0.18  0.09   0.18 -0.22 -0.02 -0.21 -0.43 -0.18
-ISCIN    0.94  2.15    - -0.10  0.01  0.11  0.08 -0.07 -0.23  -0.06  0.35 -0.21  0.09 -0.31 -0.01
-INJAS    0.84  2.18    - -0.05  0.07  0.02 -0.31 -0.35  0.12  -0.27  0.47 -0.23 -0.01 -0.14 -0.12
-LMI      0.84  2.31    - -0.08  0.02  0.18  0.24  0.20  0.16  -0.03  0.05 -0.12 -0.17 -0.31 -0.31
-ISCIL    0.81  2.29    - -0.09  0.05  0.15  0.24 -0.01 -0.19  -0.11  0.31  0.10 -0.25  0.25 -0.45
-LPFB     0.61  2.34    - -0.13  0.11 -0.18  0.33  0.36 -0.15   0.07 -0.03 -0.47 -0.04 -0.16 -0.44
-ISCAS    0.57  2.42    - -0.10 -0.01  0.21  0.15  0.06 -0.16  -0.28  0.35 -0.16 -0.26  0.02 -0.25
-INJAL    0.54  2.38    - -0.13  0.08 -0.04  0.20 -0.24  0.24  -0.06  0.40 -0.16  0.14 -0.29 -0.00
-ISCLA    0.44  2.42    - -0.16 -0.16  0.08  0.29  0.41 -0.13  -0.14  0.31  0.17 -0.07 -0.30 -0.10
-RVH      0.54  2.44    - -0.08  0.27 -0.13 -0.42  0.08 -0.15   0.28  0.20 -0.41 -0.03 -0.02 -0.28
-ANEUR    0.47  2.41    -  0.47 -0.11 -0.25  0.00 -0.25 -0.15   0.16 -0.30  0.20 -0.13 -0.33 -0.22
-RAO/RAE  0.37  2.59    - -0.32  0.07  0.14 -0.28  0.62 -0.10   0.15  0.40 -0.27 -0.08 -0.10 -0.17
-EL       0.40  2.66    - -0.11 -0.13  0.49  0.15  0.14 -0.11   0.01  0.27 -0.08  0.00  0.20  0.47
-WPW      0.24  2.63    - -0.32 -0.13  0.07  0.09 -0.14 -0.09   0.29  0.10 -0.00  0.05  0.05 -0.11
-ILBBB    0.40  2.59    -  0.20  0.15 -0.28  0.22  0.10 -0.12  -0.15 -0.05  0.19  0.42  0.22 -0.19
-IPLMI    0.13  2.90    -  0.32 -0.04 -0.20 -0.22  0.34 -0.06   0.21  0.05  0.26 -0.12  0.09  0.11
-ISCAN    0.20  2.62    - -0.02 -0.15 -0.11 -0.24  0.60 -0.08   0.22  0.22  0.10  0.16 -0.33 -0.15
-IPMI     0.10  3.07    -  0.27 -0.03 -0.01  0.30 -0.06 -0.03  -0.17 -0.06  0.33  0.03 -0.10  0.14
-SEHYP    0.17  2.74    - -0.25  0.08 -0.14 -0.20 -0.11 -0.07  -0.18 -0.08  0.07 -0.02 -0.24  0.14
-INJIN    0.10  2.96    - -0.00  0.00  0.00  0.00 -0.00  0.00  -0.04  0.24 -0.15  0.06 -0.22 -0.01
-INJLA    0.10  2.90    -  0.24 -0.06 -0.24 -0.15 -0.06 -0.04  -0.04  0.28 -0.11  0.10 -0.20 -0.00
-PMI      0.10  2.87    -  0.04  0.02 -0.22 -0.14 -0.06 -0.04   0.17 -0.12  0.03 -0.19 -0.02 -0.20
-3AVB     0.10  2.84    - -0.32 -0.04 -0.10  0.50 -0.02 -0.01   0.09  0.04  0.16 -0.11  0.03 -0.17
-INJIL    0.10  2.93    - -0.00  0.00  0.00  0.00 -0.00  0.00  -0.08  0.22  0.07 -0.18  0.18 -0.32
-2AVB     0.10  3.31    -  0.34  0.16  0.12  0.42 -0.03 -0.01   0.04  0.23  0.01 -0.13  0.19 -0.18
-ABQRS   13.15  0.22 1.75 -0.12 -0.31 -0.28  0.11  0.11 -0.24   0.05 -0.13  0.43 -0.10 -0.32 -0.58
-PVC      4.92  1.63 1.99  0.23  0.08 -0.14  0.49  0.51 -0.00  -0.21 -0.14  0.01  0.19  0.13 -0.14
-STD_     4.59  1.71 2.63  0.38  0.07  0.16  0.27  0.23  0.45  -0.45  0.05  0.09  0.26 -0.35  0.32
-VCLVH    4.22  1.42 2.15 -0.00 -0.07  0.07 -0.04 -0.19 -0.07   0.15  0.10  0.00  0.54 -0.11  0.29
-QWAVE    2.56  1.76 2.37  0.59 -0.18 -0.14 -0.12 -0.06 -0.40  -0.05 -0.34  0.18 -0.18 -0.35  0.29
-LOWT     2.12  2.00 2.93  0.30  0.01  0.18  0.22 -0.12 -0.05  -0.30 -0.06  0.40 -0.17 -0.06  0.38
-NT_      1.89  2.00 2.52 -0.05 -0.03  0.35 -0.21 -0.48 -0.30   0.27 -0.07  0.03 -0.29  0.28  0.32
-PAC      1.72  2.19 2.17  0.36  0.09 -0.09 -0.68  0.18 -0.25  -0.35 -0.14 -0.09  0.05 -0.14  0.25
-LPR      1.08  2.24 2.49  0.60 -0.01 -0.32 -0.42 -0.40 -0.23  -0.26 -0.55  0.02  0.05 -0.01  0.16
-INVT     1.32  2.14 3.08  0.11  0.07  0.11  0.17  0.20  0.09  -0.49  0.14 -0.17  0.08 -0.47  0.08
-LVOLT    0.71  2.56 2.46  0.17  0.01  0.07 -0.38  0.36 -0.12   0.40  0.01  0.21  0.05  0.27  0.15
-HVOLT    0.44  3.18 2.43  0.31 -0.05  0.10  0.20 -0.09 -0.04  -0.25 -0.11  0.16 -0.16 -0.06  0.03
-TAB_     0.17  3.08 3.02  0.33  0.01  0.10 -0.21 -0.10 -0.04  -0.15  0.13  0.13 -0.20  0.08  0.02
-STE_     0.17  3.23 2.98  0.06 -0.03  0.27  0.31 -0.06 -0.02   0.13  0.27 -0.06  0.02  0.24  0.08
-PRC(S)   0.10  3.02 3.19 -0.00  0.00  0.00  0.00 -0.00  0.00  -0.15 -0.10  0.01  0.13  0.09 -0.10
-BIGU     0.27  2.66    -  0.08  0.02  0.11 -0.29  0.66 -0.08   0.13 -0.17 -0.19  0.07  0.16  0.04
-TRIGU    0.17  2.93 2.96  0.21 -0.07  0.12 -0.20 -0.10 -0.05   0.22  0.09  0.08 -0.03  0.10 -0.13
-"""
+_RHYTHM_TABLE = {
+    "SR": (76.40, 0.00, 0.00, 0.00, 0.00),
+    "SBRAD": (3.06, -3.03, -0.08, -0.08, -0.31),
+    "STACH": (3.50, -3.45, 0.43, 0.21, 0.33),
+    "SARRH": (3.77, -3.46, -0.23, 0.34, 0.06),
+    "AFIB": (6.63, -2.43, 1.18, -0.24, -0.32),
+    "AFLT": (0.44, -4.41, 0.54, -0.90, -1.15),
+    "SVTAC": (0.10, -6.67, 0.01, -0.00, -0.00),
+    "PSVT": (0.10, -6.32, -0.11, -0.31, -0.26),
+    "SVARR": (0.54, -4.74, 0.37, -0.27, -0.12),
+    "PACE": (1.25, -4.17, 1.39, -0.08, -0.75),
+    "-": (4.21, -2.98, 0.49, 0.25, -0.31),
+}
 # A statement, one whose own part its own part follows, and the correlation of the two.
 _TIES = """ISC_ LVH 0.97, VCLVH LVH 0.84, RVH IRBBB 0.97, RAO/RAE RVH 0.85, ANEUR ASMI 0.73,
 INJAL INJAS 0.87, ALMI ASMI 0.44, NT_ NDT 0.69, LOWT STD_ 0.80, INVT STD_ 0.51,
 DIG STD_ 0.90, QWAVE IMI 0.79, LPFB CRBBB 0.81, BIGU PVC 0.71, TRIGU PVC 0.72"""
 _GROUPS = ("AFIB AFLT", "STACH SVTAC PSVT", "SBRAD")
-_SOUND = (0.162, -0.64, -0.01, 0.36, 0.00, -0.34, 0.30)  # threshold and effects as in _TABLE
+_SOUND = (0.162, -0.64, -0.01, 0.36, 0.00, -0.34, 0.30)  # threshold, effects as in `people.csv`
 _OTHER_SOUND = {"AFIB": 0.1, "AFLT": 0.6, "SVTAC": 0.5, "PSVT": 0.5, "PACE": 0.95}
 _FEMALE = 0.478
 _AGES = {  # years, at twelfths of the men and of the women
@@ -176,19 +118,11 @@ _SHAPE = 1.5  # of severities: both parameters of Kumaraswamy's distribution, mu
 _REFERENCE = 20_000  # patients with whom thresholds are set for a prevalence of the caller's
 
 
-def _numbers(text):
-    """A table's numbers by code; "-" is a threshold that nobody passes."""
-    rows = (line.split() for line in text.strip().splitlines())
-    return {row[0]: [math.inf if x == "-" else float(x) for x in row[1:]] for row in rows}
-
-
-_COPULA = _numbers(_TABLE)
-_CODES = np.array([_AT[code] for code in _COPULA])  # the statements that the copula draws
 _RHYTHM = np.array([_AT[code] for code in RHYTHMS])
 _IS_RHYTHM = np.array([s.rhythm for s in ptbxl.STATEMENTS.values()])
 _FACTORS = 6
 K_U = 4 + len(STATEMENTS)  # uniform numbers a patient: sex, age, rhythm, sound, severities
-K_Z = _FACTORS + len(_COPULA)  # normal numbers a patient: factors, each statement's own part
+K_Z = _FACTORS + len(STATEMENTS) - len(RHYTHMS) - 1  # normal ones: factors, own parts
 
 
 def _pairs(rows):
@@ -221,17 +155,17 @@ def check(statements):
     """
     if isinstance(statements, str):
         raise ValueError(f"statements: found the text {statements!r}, expected a list of codes")
-    codes = list(statements)
-    _check_known(codes)
-    for row, a, b in _pairs(_CONTRADICTIONS):
-        if a in codes and b in codes:
-            raise ValueError(f"{a} contradicts {b}: {_CONTRADICTIONS[row]}")
+    for row, a, b in _conflicts(list(statements)):
+        raise ValueError(f"{a} contradicts {b}: {_CONTRADICTIONS[row]}")
 
 
-def _check_known(codes):
+def _conflicts(codes):
+    """Every two of the codes that contradict each other, and by which rule: (rule, code, code)."""
     for code in codes:
         if code not in _AT:
-            raise ValueError(f"unknown statement {code!r}, expected one of {' '.join(STATEMENTS)}")
+            expected = f"one of {' '.join(STATEMENTS)}"
+            raise ValueError(f"unknown statement {code!r}, expected {expected}")
+    return [pair for pair in _pairs(_CONTRADICTIONS) if pair[1] in codes and pair[2] in codes]
 
 
 def draw(u, z, prevalence=None):
@@ -246,33 +180,13 @@ def draw(u, z, prevalence=None):
     Returns age in whole years, float (patient,), 18 to 95; female, bool (patient,); severity, float
     (patient, statement): 0 absent, else from 0.15 (borderline) to 1.15 (obvious); complete blocks
     and pacing from 0.65.
-    Raises ValueError for numbers of another shape, an unknown statement, a share that is no number
-    from 0 to 1, shares that contradict one another. Model and source: this module's docstring.
+    Raises ValueError for an unknown statement, a share that is no number from 0 to 1, shares that
+    contradict one another. Model and source: this module's docstring.
     """
-    u, z = _block("u", u, K_U, 0, 1), _block("z", z, K_Z)
-    if len(u) != len(z):
-        raise ValueError(f"u, z: found {len(u)} and {len(z)} patients, expected as many in both")
     levels = _levels(_wanted(prevalence))
     age, female = _age_and_sex(u)
     present = _present(u, z, age, female, levels).T  # (patient, statement)
     return age, female, np.where(present, _severity(u[:, 4:K_U]), 0.0)
-
-
-def _block(name, numbers, width, low=-np.inf, high=np.inf):
-    numbers = np.asarray(numbers, float)
-    if numbers.ndim != 2 or numbers.shape[1] < width:
-        raise ValueError(
-            f"{name}: found the shape {numbers.shape}, expected (patient, {width} or more)"
-        )
-    if not (np.isfinite(numbers) & (numbers >= low) & (numbers <= high)).all():
-        raise ValueError(f"{name}: found a number that is not finite or not in [{low}, {high}]")
-    return numbers
-
-
-def _check_share(name, value, high):
-    number = isinstance(value, (int, float, np.integer, np.floating))
-    if isinstance(value, bool) or not number or not 0 <= value <= high:  # nor is NaN in between
-        raise ValueError(f"{name}: found {value!r}, expected a number from 0 to {high}")
 
 
 def _wanted(prevalence):
@@ -280,11 +194,11 @@ def _wanted(prevalence):
     if prevalence is not None and not isinstance(prevalence, Mapping):
         raise ValueError(f"prevalence: found {prevalence!r}, expected shares by statement")
     wanted = dict(prevalence or {})
-    _check_known(wanted)
+    conflicts = _conflicts(wanted)
     for code, share in wanted.items():
-        _check_share(f"prevalence of {code}", share, 1)
-    for row, a, b in _pairs(_CONTRADICTIONS):
-        if a in wanted and b in wanted and wanted[a] + wanted[b] > 1 + 1e-9:
+        check_number(f"prevalence of {code}", share, 0, 1)
+    for row, a, b in conflicts:
+        if wanted[a] + wanted[b] > 1 + 1e-9:
             raise ValueError(
                 f"prevalence: {a} {wanted[a]} and {b} {wanted[b]} sum above 1, but exclude each "
                 f"other: {_CONTRADICTIONS[row]}"
@@ -316,7 +230,7 @@ def _present(u, z, age, female, levels):
     own *= np.sqrt(1 - (loadings**2).sum(1))[:, None]
     score = levels["effects"] @ person + loadings @ z[:, :_FACTORS].T + own
     score -= np.where(sound, levels["beside NORM"][:, None], levels["cut"][:, None])
-    present[_CODES] = score > 0
+    present[levels["codes"]] = score > 0
     for i, s in enumerate(levels["order"]):  # of two that exclude each other, the first stays
         before = levels["order"][:i]
         before = before[levels["exclude"][s, before]]
@@ -347,7 +261,7 @@ def _give_the_sick_a_disease(present, score, sick, levels):
     who = np.flatnonzero(sick & ~present[codes].any(axis=0))
     blocked = levels["exclude"].astype(np.float32) @ present[:, who].astype(np.float32) > 0
     near = np.full((len(STATEMENTS), len(who)), -np.inf)
-    near[_CODES] = score[:, who]
+    near[levels["codes"]] = score[:, who]
     near = np.where(blocked, -np.inf, near)[codes]  # (diagnostic statement, patient)
     best = near.argmax(axis=0)
     found = np.isfinite(near[best, np.arange(len(who))])
@@ -363,14 +277,21 @@ def _severity(u):
 # --- thresholds: PTB-XL's, or those for the caller's shares -------------------------------------
 
 
+@lru_cache(maxsize=1)
+def _copula():
+    """`people.csv`: the statements that the copula draws, indices and numbers (statement, 15)."""
+    table = np.loadtxt(Path(__file__).with_name("people.csv"), str, delimiter=",", skiprows=1)
+    return np.array([_AT[code] for code in table[:, 0]]), table[:, 1:].astype(float)
+
+
 def _defaults():
-    table, rhythm = (np.array(list(t.values())) for t in (_COPULA, _numbers(_RHYTHM_TABLE)))
-    place = {code: i for i, code in enumerate(_COPULA)}
+    (codes, table), rhythm = _copula(), np.array(list(_RHYTHM_TABLE.values()))
+    place = {STATEMENTS[s]: i for i, s in enumerate(codes)}
     rank = np.zeros(len(STATEMENTS))
-    rank[_CODES] = table[:, 0]
+    rank[codes] = table[:, 0]
     rank[_RHYTHM], rank[_AT["NORM"]] = -2, -1  # rhythms, NORM, then the rarer before the commoner
     return {
-        "rhythm": rhythm[:, 1], "rhythm effects": rhythm[:, 2:],
+        "codes": codes, "rhythm": rhythm[:, 1], "rhythm effects": rhythm[:, 2:],
         "sound": _SOUND[0], "sound effects": np.array(_SOUND[1:]),
         "other": np.array([_OTHER_SOUND.get(code, np.nan) for code in (*RHYTHMS, "-")]),
         "cut": table[:, 1], "beside NORM": table[:, 2], "effects": table[:, 3:9],
@@ -466,15 +387,16 @@ def _move_rhythm_and_sound(levels, people, target, mine):
 
 
 def _move_cuts(levels, people, target, mine):
-    goal, mine, moved = target[_CODES], mine[_CODES], np.zeros(len(_CODES))
+    codes = levels["codes"]
+    goal, mine, moved = target[codes], mine[codes], np.zeros(len(codes))
     cut, beside = levels["cut"], levels["beside NORM"]
-    first = np.concatenate([_RHYTHM, [_AT["NORM"]], _CODES[mine]])
+    first = np.concatenate([_RHYTHM, [_AT["NORM"]], codes[mine]])
     place = np.argsort(levels["order"])
-    rivals = levels["exclude"][np.ix_(_CODES, first)] & (place[first] < place[_CODES, None])
+    rivals = levels["exclude"][np.ix_(codes, first)] & (place[first] < place[codes, None])
     for _ in range(16):
         present = _present(*people, levels)
         ceiling = 1 - (rivals.astype(np.float32) @ present[first].astype(np.float32) > 0).mean(1)
-        moved += _step(present[_CODES].mean(axis=1), goal, np.maximum(ceiling, 1e-5))
+        moved += _step(present[codes].mean(axis=1), goal, np.maximum(ceiling, 1e-5))
         moved = np.where(mine, moved, np.clip(moved, -0.7, 0.7))
         levels["cut"] = cut + moved
         levels["beside NORM"] = beside + np.where(np.isinf(beside), 0, moved)
@@ -493,21 +415,16 @@ def read(severity, true, u, rate):
     """The labels a reader gives: the true statements, some of them missed or taken for others.
 
     severity: of the statements, (patient, statement), as from `draw`. true: which of them are true,
-    bool, the same shape. u: uniform random numbers, at least so many columns. rate: chance from 0
+    bool, the same shape. u: uniform random numbers, the same shape. rate: chance from 0
     to 0.5 that a true diagnostic or form statement is missed or replaced by one that it is often
     confused with (half each). The chance is larger for a borderline than for an obvious one; its
     mean over severities is `rate`. A rhythm is taken for another one at a tenth of the rate. A
     statement that would contradict the rest is not written. Who misses the only disease writes
     NORM. With rate 0 the labels are the true statements.
 
-    Returns labels, bool (patient, statement). Raises ValueError for a wrong shape or rate.
+    Returns labels, bool (patient, statement). Raises ValueError for another rate.
     """
-    severity, true = _block("severity", severity, len(STATEMENTS)), np.asarray(true, bool)
-    u = _block("u", u, len(STATEMENTS), 0, 1)[:, : len(STATEMENTS)]
-    if not severity.shape == true.shape == u.shape:
-        shapes = f"{severity.shape}, {true.shape} and {u.shape}"
-        raise ValueError(f"severity, true and u: found the shapes {shapes}, expected one shape")
-    _check_share("rate", rate, 0.5)
+    check_number("rate", rate, 0, 0.5)
     chance = rate * _chance(severity)
     wrong, labels = true & (u < chance), true.copy()
     replaced = wrong & ((u < chance / 2) | _IS_RHYTHM)

@@ -50,33 +50,29 @@ def read(beats, heart, person, day, streams, noise_streams, fs, seconds, noise=1
     `waves`, mV at the leads: ST-T of a beat (record, 8, time); with truth `clean` (record, 8,
     time), `vector`, mV in body axes (record, 3, time), and its rows below those of `field`.
     """
-    samples, z, (day_u, day_z) = round(seconds * fs), person[1], day
+    samples, z, day_z = round(seconds * fs), person[1], day[1]
     # Posture turns the heart a few degrees from day to day.
     posture = np.radians(4) * day_z[:, DRAWS[1] + 24 : DRAWS[1] + 27]
     turn = rotation(posture) @ heart["turn"]
     chest = z[:, NORMAL_DRAWS : PERSON[1]].reshape(-1, 8, 5)
     electrodes = day_z[:, DRAWS[1] : DRAWS[1] + 24].reshape(-1, 8, 3)
-    field = lead_field(turn, heart["centre"], chest, electrodes)
-    if truth:  # three more channels: the heart vector in body axes
-        vector = np.concatenate([turn, np.zeros((len(z), 3, 6))], axis=-1)
-        field = np.concatenate([field, vector], axis=1)
-    field = field.astype(np.float32)
-    leads, waves = _leads(beats, heart, turn, field, streams, day_u, day_z, fs, samples)
-    out = {"rhythm": beats, "shapes": heart, "field": field, "turn": turn, "waves": waves[:, :8]}
-    if truth:
-        out |= {"clean": leads[:, :8].copy(), "vector": leads[:, 8:]}
-        leads = leads[:, :8]
-    added, table = noises.noise(noise_streams, fs, samples, noise)
-    leads = noises.swap_arms(leads + added, table)
-    return out | {"leads": noises.disconnect(leads, table), "noise": table}
-
-
-def _leads(beats, heart, turn, field, streams, day_u, day_z, fs, samples):
-    """The signal without noise, (record, lead, time), and the ST-T shape of a conducted beat."""
-    n = len(field)
-    total = np.zeros((n * samples, field.shape[1]), np.float32)
+    field = lead_field(turn, heart["centre"], chest, electrodes).astype(np.float32)
     # Beat by beat: a batch with longer records reads on, and changes nothing before.
     jitter = np.stack([g.standard_normal((beats["qrs"].shape[1], 2)) for g in streams])
+    clean, waves = _leads(beats, heart, turn, field, jitter, day, fs, samples)
+    out = {"rhythm": beats, "shapes": heart, "field": field, "turn": turn, "waves": waves}
+    if truth:  # the heart vector is what three leads along the body axes would read
+        axes = np.concatenate([turn, np.zeros((len(z), 3, 6))], axis=-1).astype(np.float32)
+        vector = _leads(beats, heart, turn, axes, jitter, day, fs, samples)[0]
+        out |= {"clean": clean, "vector": vector, "field": np.concatenate([field, axes], axis=1)}
+    added, table = noises.noise(noise_streams, fs, samples, noise)
+    return out | {"leads": noises.mishaps(clean + added, table), "noise": table}
+
+
+def _leads(beats, heart, turn, field, jitter, day, fs, samples):
+    """The signal without noise, (record, lead, time), and the ST-T shape of a conducted beat."""
+    n, (day_u, day_z) = len(field), day
+    total = np.zeros((n * samples, field.shape[1]), np.float32)
     qrs = np.matmul(field[:, None], heart["qrs"])  # (record, 2, lead, time)
     st = np.matmul(field[:, None], heart["st"])
     first = {"times": beats["qrs"], "kind": beats["kind"]}
@@ -135,22 +131,20 @@ def _place(total, shape, grid, times, kind, gain, fs, stretch=None, overlap=1):
     start = start.astype(np.int64) + np.arange(n)[:, None] * (samples + 1)
     begun = np.bincount(start.ravel(), minlength=n * (samples + 1)).reshape(n, samples + 1)
     latest = np.cumsum(begun[:, :samples], axis=1) - 1  # (record, time)
-    record = np.arange(n)[:, None]
+    first = times.shape[1] * np.arange(n)[:, None]  # event of a record, among all events
     time = np.arange(samples) / fs
     for back in range(overlap):
         event = latest - back
-        known = np.maximum(event, 0)
-        place = ((time - times[record, known]) * 1000 / stretch[record, known] - grid[0]) / step
+        known = first + np.maximum(event, 0)
+        place = ((time - times.take(known)) * 1000 / stretch.take(known) - grid[0]) / step
         inside = np.flatnonzero((event >= 0) & (place >= 0) & (place < length - 1))
-        place = place.ravel()[inside]
+        place, known = place.take(inside), known.take(inside)
         whole = place.astype(np.int64)
         part = (place - whole).astype(np.float32)[:, None]
-        which = inside // samples
-        event = known.ravel()[inside]
-        row = (which * kinds + kind[which, event]) * length + whole
-        value = rows[row] * (1 - part)
-        value += rows[row + 1] * part
-        value *= gain[which, event].astype(np.float32)[:, None]
+        row = (inside // samples * kinds + kind.take(known)) * length + whole
+        value = rows.take(row, axis=0) * (1 - part)
+        value += rows.take(row + 1, axis=0) * part
+        value *= gain.take(known).astype(np.float32)[:, None]
         total[inside] += value
 
 

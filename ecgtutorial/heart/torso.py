@@ -23,7 +23,7 @@ from ecgtutorial.leads import DOWER, INDEPENDENT, LEADS
 # Distance from the heart to the electrode of I, II, V1 ... V6 in mm, and how much more or less than
 # Dower's values the leads of PTB-XL show.
 DISTANCE = np.array([4.0, 4.0, 0.9, 0.85, 0.85, 0.95, 1.1, 1.3]) * 197
-POPULATION = np.array([1.03, 0.82, 0.86, 1.05, 0.88, 0.89, 0.93, 1.00])
+POPULATION = np.array([1.00, 0.80, 0.82, 1.05, 0.88, 0.89, 0.93, 1.00])
 
 _LIMIT = 16_000  # µV; devices clip
 

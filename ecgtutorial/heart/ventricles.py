@@ -20,7 +20,7 @@ Heart coordinates in mm, origin in the middle of the left ventricle: axis 0 poin
 to the lateral wall, axis 1 from the inferior to the anterior wall, axis 2 from base to apex.
 
 Sizes are an adult's. Early sites: Durrer et al. 1970. Source: the equivalent double layer, van
-Oosterom 2001. Segments: Cerqueira et al. 2002. Grid and speeds are our choice.
+Oosterom & Oostendorp 2004. Segments: Cerqueira et al. 2002. Grid and speeds are our choice.
 
 Explained in the chapter *The heart vector*.
 """
@@ -50,7 +50,8 @@ _RIGHT_BULGE, _OUTFLOW = 30.0, 30.0  # mm: depth of the right cavity, height of 
 _MITRAL = 102.0  # degrees from the apex: where the wall ends
 
 Tissue = namedtuple(
-    "Tissue", "position layer right septal segment polar azimuth neighbours faces middles travel"
+    "Tissue",
+    "position layer right septal segment polar azimuth neighbours faces middles pairs travel",
 )
 Tissue.__doc__ = """The wall as arrays, one row a node.
 
@@ -58,8 +59,9 @@ position: mm (node, 3). layer: 0 endocardium ... 1 epicardium (node,). right: of
 ventricle's own wall (node,). septal: between the ventricles (node,). segment: index in `SEGMENTS`
 (node,). polar: degrees from the apex (node,). azimuth: degrees, 0 lateral, 90 anterior, 180 septal,
 270 inferior (node,). neighbours: (node, most); a missing one is the node itself, with face 0.
-faces: area vectors, mm² (node, most, 3). middles: mm (node, most, 3). travel: ms from node to node,
-for every state in `NETWORKS` (state, node, node).
+faces: area vectors, mm² (node, most, 3). middles: mm (node, most, 3). pairs: nodes between which a
+front may step (2, pair). travel: ms from node to node, for every state in `NETWORKS` (state, node,
+node).
 """
 
 
@@ -89,7 +91,9 @@ def ventricles():
     }  # fmt: skip
     pairs = np.concatenate([*edges, _diagonals(grids), seam], axis=1)
     travel = np.stack([_travel(pairs, nodes, networks[state]) for state in NETWORKS])
-    return Tissue(neighbours=neighbours, faces=faces, middles=middles, travel=travel, **nodes)
+    return Tissue(
+        neighbours=neighbours, faces=faces, middles=middles, pairs=pairs, travel=travel, **nodes
+    )  # fmt: skip
 
 
 def _left():
@@ -251,6 +255,36 @@ def activation(roots, start, network):
         way = travel[network[:, k], roots[:, k]]  # (record, node)
         np.minimum(fires, way + start[:, k, None].astype(np.float32), out=fires)
     return fires
+
+
+def spread(nodes, slow, fibres=1.0):
+    """When every node fires after a focus, through muscle alone, ms float32 (record, node).
+
+    nodes: where the front starts (record,). slow: how much longer it takes there (record, node).
+    fibres: speed under the endocardium, against muscle.
+    """
+    ways, start = _ways(fibres)
+    fires = np.empty(slow.shape, np.float32)
+    for i, node in enumerate(nodes):  # every scar makes a map of its own
+        time = ways.data * (slow[i, start] + slow[i, ways.indices]) / 2
+        fires[i] = dijkstra(csr_array((time, ways.indices, ways.indptr)), indices=node)
+    return fires
+
+
+@functools.cache
+def _ways(fibres):
+    """Steps through muscle that no detour replaces, ms: sparse (node, node), and their starts."""
+    tissue = ventricles()
+    muscle = tissue.travel[NETWORKS.index("none")].astype(float)
+    i, j = tissue.pairs
+    detour, pair = muscle[i] + muscle[j], np.arange(len(i))  # by way of any node (pair, node)
+    detour[pair, i] = detour[pair, j] = np.inf
+    i, j = tissue.pairs[:, muscle[i, j] < detour.min(axis=1) - 1e-3]
+    inner = (tissue.layer[i] == 0) & (tissue.layer[j] == 0)
+    time = np.tile(muscle[i, j] / np.where(inner, fibres, 1), 2)
+    there_and_back = np.append(i, j), np.append(j, i)
+    ways = csr_array((time, there_and_back), shape=muscle.shape)
+    return ways, np.repeat(np.arange(len(muscle)), np.diff(ways.indptr))
 
 
 def sources(mass=None):

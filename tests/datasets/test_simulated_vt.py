@@ -5,10 +5,12 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+import wfdb
 
 from ecgtutorial.cohort import open_cohort
 from ecgtutorial.datasets import simulated, simulated_vt
-from ecgtutorial.heart.ventricles import NETWORKS, SEGMENTS, ventricles
+from ecgtutorial.heart import source
+from ecgtutorial.heart.ventricles import SEGMENTS, ventricles
 from ecgtutorial.leads import LEADS
 
 LATERAL = ("basal anterolateral", "basal inferolateral", "mid anterolateral", "mid inferolateral",
@@ -77,14 +79,14 @@ def test_outflow_tracts_have_an_inferior_axis(beats):
 
 
 def test_the_inferior_wall_has_a_superior_axis(beats):
-    assert beats.positive(beats.of(*INFERIOR), "aVF") < 0.2
+    assert beats.positive(beats.of(*INFERIOR), "aVF") < 0.25  # 0.15 in 1,200 patients
 
 
 def test_left_and_right_origins_look_like_the_opposite_bundle_branch_block(beats):
     assert beats.positive(beats.of(*LATERAL), "V1") > 0.9
     assert beats.positive(beats.of(*FREE), "V1") > 0.9
-    assert beats.positive(beats.of("RV free wall", "RV apex"), "V1") < 0.12
-    assert beats.positive(beats.of("RVOT"), "V1") < 0.42  # the model's weakest rule
+    assert beats.positive(beats.of("RV free wall", "RV apex"), "V1") < 0.05
+    assert beats.positive(beats.of("RVOT"), "V1") < 0.25
 
 
 def test_septal_beats_are_narrower(beats):
@@ -121,46 +123,14 @@ def test_beats_are_wide(varied):
     assert by["infarct"] > by["idiopathic"] + 5
 
 
-# --- the front ------------------------------------------------------------------------------------
-
-
-def test_without_fibres_and_scars_the_front_travels_as_through_muscle(monkeypatch):
-    tissue, nodes = ventricles(), [3, 500, 900]
-    muscle = tissue.travel[NETWORKS.index("none")][nodes]
-    one = np.ones((3, len(tissue.layer)))
-    fast = simulated_vt._spread(nodes, one)
-    assert (fast <= muscle + 1e-3).all() and (fast >= muscle / simulated_vt._FIBRES - 1e-3).all()
-    np.testing.assert_allclose(simulated_vt._spread(nodes, 2 * one), 2 * fast, rtol=1e-5)
-    monkeypatch.setattr(simulated_vt, "_FIBRES", 1)
-    simulated_vt._ways.cache_clear()
-    np.testing.assert_allclose(simulated_vt._spread(nodes, one), muscle, atol=1e-3)
-    simulated_vt._ways.cache_clear()
-
-
-def test_a_scar_delays_what_lies_behind_it_and_nothing_before():
-    tissue = ventricles()
-    start = np.flatnonzero((tissue.layer == 0) & (tissue.polar < 10))[0]
-    block = (tissue.polar > 45) & (tissue.polar < 60)  # a ring around the whole left ventricle
-    slow = np.where(block & ~tissue.right, 4.0, 1.0)[None]
-    free, late = (simulated_vt._spread([start], s)[0] for s in (np.ones_like(slow), slow))
-    before = tissue.polar < 30
-    assert np.abs(late - free)[before].max() < 1e-3
-    behind = (tissue.polar > 80) & (np.abs(tissue.azimuth - 18) < 40) & ~tissue.right
-    assert (late - free)[behind].min() > 15
-
-
-def test_a_front_takes_as_long_there_as_back():
-    slow = 1 + np.random.default_rng(0).random((1, len(ventricles().layer)))
-    there, back = (simulated_vt._spread([a], slow)[0][b] for a, b in ((10, 800), (800, 10)))
-    assert there == pytest.approx(back, rel=1e-6)
+# --- the heart -----------------------------------------------------------------------------------
 
 
 def test_a_typical_heart_lies_as_in_the_textbook():
-    heart = simulated_vt.source.shapes(
-        lambda name: np.zeros(1), np.full(1, 55.0), np.zeros(1, bool), np.full((1, 24), 0.5),
-        np.zeros((1, 64)), np.zeros(1, bool), 100,
-    )  # fmt: skip
-    turn = simulated_vt._lie(heart["turn"])[0]
+    def healthy(name):
+        return np.zeros(1)
+
+    turn = source.turn(healthy, np.full(1, 55.0), np.zeros((1, 72)), simulated_vt._TURN)[0]
     np.testing.assert_allclose(turn @ turn.T, np.eye(3), atol=1e-9)
     assert np.linalg.det(turn) == pytest.approx(1)
     left, down, back = turn[:, 2]  # where the apex points
@@ -224,7 +194,7 @@ def test_patients_have_one_fold_and_split(cohort):
 def test_records_do_not_depend_on_what_is_made_with_them(cohort, monkeypatch, tmp_path):
     signals, table, _ = simulated_vt.simulate(range(80), seed=5)
     assert (signals == cohort.signals).all()
-    monkeypatch.setattr(simulated_vt, "_CHUNK", 7 * 1000)
+    monkeypatch.setattr(simulated, "CHUNK", 7 * 1000)
     small = simulated_vt.open(n_patients=30, seed=5, n_jobs=2, cache=tmp_path / "two")
     single = simulated_vt.open(n_patients=30, seed=5, n_jobs=1, cache=tmp_path / "one")
     assert small.fingerprint == single.fingerprint
@@ -235,6 +205,7 @@ def test_records_do_not_depend_on_what_is_made_with_them(cohort, monkeypatch, tm
     )  # fmt: skip
     alone = simulated_vt.simulate([29], seed=5)[0]
     assert (alone == signals[table["patient_id"] == 29]).all()
+    assert (simulated_vt.recordings([29], seed=5).signals == alone).all()
     assert (simulated_vt.simulate([29], seed=4)[0][0] != alone[0]).mean() > 0.9
     other = simulated.simulate([29], seed=5)[1]  # another person in the other cohort
     assert (other[["age", "noise"]].iloc[0] != table[table["patient_id"] == 29].iloc[0]
@@ -297,15 +268,29 @@ def test_a_cohort_takes_seconds():
     assert time.perf_counter() - start < 4  # about half a second on an idle core
 
 
+def test_export_is_a_wfdb_record_with_annotations(tmp_path):
+    many = simulated_vt.recordings(range(4), seed=3, fs=250, seconds=5, records_per_patient=(1,))
+    names = simulated.export(many, tmp_path)
+    for i, name in enumerate(names):
+        record, row = wfdb.rdrecord(str(tmp_path / name), physical=False), many.table.iloc[i]
+        assert (record.d_signal.T == many.signals[i]).all() and record.fs == 250
+        assert {f"region: {row['region']}", f"form: {row['form']}"} <= set(record.comments)
+        beats, truth = wfdb.rdann(str(tmp_path / name), "atr"), many.beats(i)
+        truth = truth[truth["wave"] == "QRS"]
+        inside = (250 * truth["peak"]).round().between(0, 1249)
+        assert beats.symbol == truth["code"][inside].tolist()
+        assert np.abs(beats.sample / 250 - truth["peak"][inside]).max() <= 0.002001
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
-        (dict(n_patients=0), "n_patients is out of range: found 0, expected 1 <= n_patients"),
-        (dict(n_patients=2.5), "n_patients must be a whole number, found 2.5"),
-        (dict(seed=-1), "seed is out of range: found -1"),
-        (dict(fs=49), "fs is out of range: found 49, expected 50 <= fs <= 1000"),
-        (dict(seconds=1), "seconds is out of range: found 1"),
-        (dict(noise=-1), "noise is out of range: found -1"),
+        (dict(n_patients=0), "n_patients: found 0, expected a whole number from 1"),
+        (dict(n_patients=2.5), "n_patients: found 2.5, expected a whole number"),
+        (dict(seed=-1), "seed: found -1"),
+        (dict(fs=49), "fs: found 49, expected a whole number from 50 to 1000"),
+        (dict(seconds=1), "seconds: found 1"),
+        (dict(noise=-1), "noise: found -1"),
         (dict(records_per_patient=(0, 0)), "none negative, not all zero"),
         (dict(data="folder"), "the simulated-vt cohort is made, not read: leave out data='folder'"),
     ],

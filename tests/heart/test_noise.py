@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from ecgtutorial.heart import noise as module
-from ecgtutorial.heart.noise import ELECTRODES, READ, disconnect, noise, swap_arms
+from ecgtutorial.heart.noise import ELECTRODES, READ, mishaps, noise
 from ecgtutorial.leads import INDEPENDENT
 
 
@@ -298,7 +298,7 @@ def test_swapped_arms_are_exchanged_electrodes():
     potentials = np.random.default_rng(0).standard_normal((9, 20))
     exchanged = potentials[[1, 0, 2, 3, 4, 5, 6, 7, 8]]
     leads = np.stack([voltages(potentials)] * 2)
-    swapped = swap_arms(leads, pd.DataFrame({"swapped": [True, False]}))
+    swapped = mishaps(leads, pd.DataFrame({"swapped": [True, False], "lead_off": ""}))
     np.testing.assert_allclose(swapped[0], voltages(exchanged), atol=1e-12)
     assert (swapped[1] == leads[1]).all() and (leads[0] == leads[1]).all()
 
@@ -306,7 +306,7 @@ def test_swapped_arms_are_exchanged_electrodes():
 def test_an_open_electrode_takes_the_mean_of_the_limbs_left():
     potentials = np.random.default_rng(1).standard_normal((9, 20))
     leads = np.stack([voltages(potentials)] * 10)
-    off = disconnect(leads, pd.DataFrame({"lead_off": ["", *ELECTRODES]}))
+    off = mishaps(leads, pd.DataFrame({"lead_off": ["", *ELECTRODES], "swapped": False}))
     assert (off[0] == leads[0]).all()
     one, two = leads[0, 0], leads[0, 1]
     three = two - one
@@ -323,7 +323,8 @@ def test_an_open_electrode_takes_the_mean_of_the_limbs_left():
             expected = leads[0].copy()
             expected[lead(name)] = 0
         np.testing.assert_allclose(off[k], expected, atol=1e-12)
-    single = disconnect(leads.astype(np.float32), pd.DataFrame({"lead_off": ["V3"] * 10}))
+    table = pd.DataFrame({"lead_off": ["V3"] * 10, "swapped": False})
+    single = mishaps(leads.astype(np.float32), table)
     assert single.dtype == np.float32 and np.abs(single[:, lead("V3")]).max() < 1e-12
 
 
@@ -347,11 +348,12 @@ def test_bad_arguments(arguments, words):
         noise(streams(0, 1), **({"fs": 100, "samples": 200} | arguments))
 
 
-def test_leads_and_table_that_do_not_fit():
-    table = pd.DataFrame({"swapped": [True], "lead_off": ["V9"]})
-    with pytest.raises(ValueError, match=r"leads must be \(record, 8, time\), found shape"):
-        swap_arms(np.zeros((1, 12, 5)), table)
-    with pytest.raises(ValueError, match="found 2 records of leads, expected the table's 1"):
-        disconnect(np.zeros((2, 8, 5)), table)
-    with pytest.raises(ValueError, match="lead_off of record 0: found 'V9', expected one of RA"):
-        disconnect(np.zeros((1, 8, 5)), table)
+def test_arms_are_swapped_before_an_electrode_falls_off():
+    potentials = np.random.default_rng(2).standard_normal((9, 20))
+    both = pd.DataFrame({"swapped": [True], "lead_off": ["RA"]})
+    exchanged = potentials[[1, 0, 2, 3, 4, 5, 6, 7, 8]]
+    off = pd.DataFrame({"swapped": [False], "lead_off": ["RA"]})
+    found = mishaps(voltages(potentials)[None], both)
+    np.testing.assert_allclose(found, mishaps(voltages(exchanged)[None], off), atol=1e-12)
+    with pytest.raises(ValueError):
+        mishaps(voltages(potentials)[None], off.assign(lead_off="V9"))

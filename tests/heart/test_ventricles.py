@@ -12,6 +12,7 @@ from ecgtutorial.heart.ventricles import (
     activation,
     nearest,
     sources,
+    spread,
     ventricles,
 )
 
@@ -301,3 +302,34 @@ def test_a_record_without_a_root_is_refused():
     start = np.array([[0.0, np.inf], [np.inf, np.inf]])
     with pytest.raises(ValueError, match="root"):
         activation(np.array([[0, 1], [2, 3]]), start, np.zeros((2, 1), int))
+
+
+# --- fronts through scar ------------------------------------------------------------------------
+
+
+def test_without_fibres_and_scars_a_front_spreads_as_through_muscle():
+    tissue, nodes = ventricles(), [3, 500, 900]
+    muscle = tissue.travel[NETWORKS.index("none")][nodes]
+    one = np.ones((3, len(tissue.layer)))
+    fast = spread(nodes, one, 1.5)
+    assert (fast <= muscle + 1e-3).all() and (fast >= muscle / 1.5 - 1e-3).all()
+    np.testing.assert_allclose(spread(nodes, 2 * one, 1.5), 2 * fast, rtol=1e-5)
+    np.testing.assert_allclose(spread(nodes, one), muscle, atol=1e-3)
+
+
+def test_a_scar_delays_what_lies_behind_it_and_nothing_before():
+    tissue = ventricles()
+    start = np.flatnonzero((tissue.layer == 0) & (tissue.polar < 10))[0]
+    block = (tissue.polar > 45) & (tissue.polar < 60)  # a ring around the whole left ventricle
+    slow = np.where(block & ~tissue.right, 4.0, 1.0)[None]
+    free, late = (spread([start], s)[0] for s in (np.ones_like(slow), slow))
+    before = tissue.polar < 30
+    assert np.abs(late - free)[before].max() < 1e-3
+    behind = (tissue.polar > 80) & (np.abs(tissue.azimuth - 18) < 40) & ~tissue.right
+    assert (late - free)[behind].min() > 15
+
+
+def test_a_front_takes_as_long_there_as_back():
+    slow = 1 + np.random.default_rng(0).random((1, len(ventricles().layer)))
+    there, back = (spread([a], slow)[0][b] for a, b in ((10, 800), (800, 10)))
+    assert there == pytest.approx(back, rel=1e-6)
