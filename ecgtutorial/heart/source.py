@@ -9,9 +9,10 @@ A beat has two shapes in nine channels (dipole and quadrupole in heart axes): QR
 every node adds when it fires, and ST-T, the sum of what it takes away when it recovers. Only the
 second one is stretched with the rate.
 
-Numbers in `NORMAL` and `_ATRIA` were fitted to the median beats of PTB-XL's normal records and of
-three blocks (Wagner et al. 2020, CC BY 4.0, doi 10.1038/s41597-020-0495-6). Regions and sizes of
-effects are our choice, after the same data. Explained in *Arrhythmias and infarcts*.
+Numbers in `NORMAL` were fitted to the median beats of PTB-XL's normal records and of four blocks,
+then adjusted by hand, as were effects and spreads, until the medians of a cohort came near those of
+PTB-XL (Wagner et al. 2020, CC BY 4.0, doi 10.1038/s41597-020-0495-6); `evaluate.realism` says how
+near. Explained in *Arrhythmias and infarcts*.
 """
 
 import functools
