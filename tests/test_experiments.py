@@ -71,3 +71,25 @@ def test_the_published_table_is_whole():
     assert cells["config"].is_unique and cells["value"].between(0, 1).all()
     summary = frame[(frame["seed"] == "all") & (frame["metric"] == "macro_auc")]
     assert ((summary["low"] < summary["value"]) & (summary["value"] < summary["high"])).all()
+
+
+def test_the_published_transfer_table_is_whole():
+    frame, how = runs.load_results("ptb-xl", "simulated-to-real")
+    cells = frame[frame["seed"] != "all"]
+    assert set(cells["method"]) == {"random", "real", "simulated"}
+    assert set(cells["seed"]) == {"0", "1", "2"} == set(map(str, how["seeds"]))
+    assert set(cells["budget"]) == set(experiments.TRANSFER_BUDGETS)
+    assert how["simulated"] == experiments.SIMULATED["full"]
+    summary = frame[(frame["seed"] == "all") & (frame["metric"] == "macro_auc")]
+    value = summary.set_index(["method", "budget"])["value"]
+    for budget in experiments.TRANSFER_BUDGETS:
+        assert value["simulated", budget] > value["random", budget] + 0.05
+
+
+def test_the_published_comparison_with_real_records_is_whole():
+    frame, how = runs.load_results("ptb-xl", "realism")
+    wide = frame[frame["task"] == "realism"].pivot(index="metric", columns="method")
+    median, low, high = (wide[c] for c in ("value", "low", "high"))
+    inside = median["simulated"].between(low["real"], high["real"])
+    assert len(inside) == how["features"] and inside.sum() == how["inside"] >= 54
+    assert {"heart_rate (beats/min)", "pr (ms)", "qrs (ms)", "qt (ms)"} <= set(inside[inside].index)
