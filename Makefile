@@ -45,9 +45,15 @@ outputs: $(STAMP)
 # A finished cell stands in the table at once, so stop it when you like and go on later. JOBS
 # processes with one core each beat one process with all of them.
 JOBS    ?= $(shell nproc)
+FROM     = $(if $(DATA),--data "$(DATA)")
 results: $(STAMP)
 	OMP_NUM_THREADS=1 $(PY) -m ecgtutorial.experiments label-efficiency "$(COHORT)" \
-		$(if $(DATA),--data "$(DATA)") --jobs $(JOBS)
+		$(FROM) --jobs $(JOBS)
+ifeq ($(COHORT),ptb-xl)
+	OMP_NUM_THREADS=1 $(PY) -m ecgtutorial.experiments simulated-to-real ptb-xl $(FROM)
+	OMP_NUM_THREADS=1 $(PY) -m ecgtutorial.evaluate.realism $(FROM) --jobs $(JOBS)
+	OMP_NUM_THREADS=1 $(PY) -m ecgtutorial.evaluate.leakage $(FROM)
+endif
 	$(PY) book/_tools/cover.py
 
 lint: $(STAMP)
