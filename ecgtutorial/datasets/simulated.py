@@ -36,7 +36,7 @@ from ecgtutorial.heart.source import REST
 from ecgtutorial.heart.torso import twelve
 from ecgtutorial.leads import LEADS
 
-MODEL = 3  # goes up with every change of the model, so that no store of an older one is opened
+MODEL = 4  # goes up with every change of the model, so that no store of an older one is opened
 CHUNK = 96_000  # time samples of as many records are made at once: bounded memory
 _RECORDS_PER_PATIENT = (0.85, 0.12, 0.03)  # shares of patients with one, two, three records
 

@@ -40,14 +40,14 @@ NORMAL = {
     "right branch, septum": (48.2, 152.5, False, 1, 4.7),
     "turn": (-0.287, 0.368, 0.147),  # of the heart from its textbook position, radians
     "centre": (7.0, -15.7, 21.6),  # of the source, mm
-    "gain": 0.97 / 1200,  # mV for every mm² of front
+    "gain": 0.925 / 1200,  # mV for every mm² of front
     "slow": 1.36,  # of all travel times
     "right mass": 0.48, "outflow mass": 0.70, "basal mass": 0.83,
     "upstroke": 2.4,  # ms, width of the front
     # Duration of the action potential (ms) and its gradients over the wall.
-    "apd": 255.0, "apd through": -0.8, "apd to apex": -47.9, "apd to lateral": -25.0,
+    "apd": 255.0, "apd through": -0.8, "apd to apex": -47.9, "apd to lateral": -31.0,
     "apd to anterior": 4.3, "apd right": 34.5,
-    "recovery": (84.2, 19.6), "T gain": 0.72,  # its slow begin and fast end (ms), its size
+    "recovery": (84.2, 19.6), "T gain": 0.74,  # its slow begin and fast end (ms), its size
 }  # fmt: skip
 
 # Right and left atrium: dipole in body axes (mV), centre and width (ms from the onset of P).
