@@ -12,14 +12,17 @@ import time
 import joblib
 import torch
 
-from . import augment, losses, metrics, runs
+from . import augment, encoders, losses, metrics, runs
 from .cohort import open_cohort
 from .datasets import simulated
-from .encoders import single_lead
+from .encoders import recurrent, single_lead, xresnet
 from .encoders.single_lead import SingleLeadCNN, default_strides
-from .evaluate import finetune, label_efficiency, probe
-from .methods import simclr, three_kg
+from .evaluate import finetune, label_efficiency, noise, probe
+from .methods import byol, cpc, simclr, swav, three_kg
+from .methods.byol import BYOL
+from .methods.cpc import CPC
 from .methods.simclr import SimCLR
+from .methods.swav import SwAV
 from .methods.three_kg import ThreeKG
 
 # What a scale means: sampling rate (Hz), length of crops and windows (s), patients of the simulated
@@ -76,6 +79,44 @@ METHODS = {
     "3kg-l": (ThreeKG, {"variant": "L"}),
 }
 
+# The four methods of paper B: name -> class, arguments, training where it differs from the scale's.
+# At scale `paper` they are paper B's; else its ideas at a size for two cores (our choice).
+MEHARI = {
+    "simclr": (
+        SimCLR, {"encoder": "xresnet1d50-small", "hidden": 512, "features": 16}, {},
+    ),
+    "byol": (BYOL, {"encoder": "xresnet1d50-small", "momentum": 0.99}, {}),
+    "swav": (SwAV, {"encoder": "xresnet1d50-small", "n_views": 4, "queue_from": 5}, {}),
+    "cpc": (CPC, {"encoder": "cpc-small"}, {}),
+}  # fmt: skip
+_LARGE = {"epochs": 2000, "batch_size": 4096, "lr": 2.29e-3, "schedule": "cosine"}
+MEHARI_PAPER = {
+    "simclr": (
+        SimCLR, {"encoder": "xresnet1d50", "hidden": 512, "features": 16, "seconds": 2.5},
+        {**_LARGE, "warmup": 1 / 2000, "weight_decay": 1e-6},
+    ),
+    "byol": (
+        BYOL, {"encoder": "xresnet1d50", "seconds": 2.5},
+        {**_LARGE, "warmup": 10 / 2000, "weight_decay": 1e-5},
+    ),
+    "swav": (
+        SwAV,
+        {"encoder": "xresnet1d50", "hidden": 2048, "prototypes": 3000, "queue": 8 * 4096,
+         "seconds": 2.5},
+        {**_LARGE, "lr": 1e-3, "warmup": 10 / 2000, "weight_decay": 1e-6},
+    ),
+    "cpc": (
+        CPC, {"encoder": "cpc", "ahead": [12], "seconds": 10.0},
+        {"epochs": 1000, "batch_size": 32, "lr": 1e-4, "weight_decay": 1e-3},
+    ),
+}  # fmt: skip
+# Fine-tuning with paper B's views, in windows that overlap by half. A pre-trained encoder starts
+# behind its head and learns the slower the deeper a layer lies; one from scratch learns as a whole.
+MEHARI_OVERLAP = 0.5
+MEHARI_FINE_TUNING = {"mask": 0.0, "views": augment.MEHARI_VIEWS}
+MEHARI_GRADUAL = {"layer_decay": 0.8, "head_share": 0.1}
+MEHARI_SUBSETS = {0.10: 2, 1.0: 1}  # label budgets, and how many random draws of each
+
 
 def random_encoder(fs, seed):
     """The encoder of this comparison before any training, with the weights of `seed`."""
@@ -121,6 +162,133 @@ def entrants(cohort, scale, seeds=(0,), progress=True):
             identity |= {"seconds": settings["seconds"], **settings["pretraining"]}
             identity = runs.config_hash(identity)
             yield label_efficiency.Entrant(name, seed, identity, make)
+
+
+def mehari(name, scale):
+    """Class, arguments and training of a method of paper B at a scale."""
+    settings = SCALES[scale]
+    if scale == "paper":
+        return MEHARI_PAPER[name]
+    method_class, arguments, training = MEHARI[name]
+    return (
+        method_class, {"seconds": settings["seconds"], **arguments},
+        {**settings["pretraining"], **training},
+    )  # fmt: skip
+
+
+def mehari_run(name, train, scale, seed=0, progress=True):
+    """The pre-training run of a method of paper B: loaded, resumed or made."""
+    method_class, arguments, training = mehari(name, scale)
+    return runs.pretrained(
+        method_class, train, method=arguments, seed=seed, progress=progress, **training
+    )
+
+
+def mehari_entrants(cohort, scale, seeds=(0,), progress=True):
+    """The four methods of paper B, and beside them both networks untrained and supervised.
+
+    Methods are ``random-xresnet``, ``supervised-xresnet``, ``simclr``, ``byol``, ``swav``,
+    ``random-cpc``, ``supervised-cpc`` and ``cpc``. The supervised baseline has the views and the
+    number of steps of the fine-tuning it is held against.
+    """
+    train = cohort.split()[0]
+    for seed in seeds:
+        for network, method in (("xresnet", "simclr"), ("cpc", "cpc")):
+            name = mehari(method, scale)[1]["encoder"]
+            make = functools.partial(untrained, name, cohort.fs, seed)
+            yield label_efficiency.Entrant(f"random-{network}", seed, name, make, ("probe",))
+            yield label_efficiency.Entrant(
+                f"supervised-{network}", seed, name, make, ("fine-tuned",)
+            )
+        for name in MEHARI:
+            method_class, arguments, training = mehari(name, scale)
+            identity = {"class": method_class.__qualname__, "arguments": arguments, **training}
+            yield label_efficiency.Entrant(
+                name, seed, runs.config_hash(identity),
+                functools.partial(_mehari_encoder, name, train, scale, seed, progress),
+                fine_tuning=MEHARI_GRADUAL,
+            )  # fmt: skip
+
+
+def untrained(name, fs, seed):
+    """The encoder called `name` with the weights of `seed`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return encoders.build(name, fs=fs)
+
+
+def _mehari_encoder(name, train, scale, seed, progress):
+    return mehari_run(name, train, scale, seed, progress).encoder
+
+
+# Whom the summary of the experiments on paper B holds a method against: the same network trained
+# with the same labels alone.
+MEHARI_REFERENCE = {
+    name: (f"supervised-{'cpc' if 'cpc' in name else 'xresnet'}", "fine-tuned")
+    for name in ("random-xresnet", "simclr", "byol", "swav", "random-cpc", "cpc")
+}
+
+
+def run_linear_evaluation(cohort, scale, seeds, path, task="superclass", n_jobs=1, progress=True):
+    """Probe and fine-tune the methods of paper B with few and with all labels.
+
+    Fills the table at `path` and returns it. Chapter: *Linear evaluation*.
+    """
+    budgets = tuple(MEHARI_SUBSETS) if task == "superclass" else (1.0,)
+    options = _mehari_options(scale, task) | {"budgets": budgets, "subsets": MEHARI_SUBSETS}
+    return _run_mehari(
+        label_efficiency.label_efficiency, "linear-evaluation", cohort, scale, seeds, path, options,
+        n_jobs, progress,
+    )  # fmt: skip
+
+
+def run_noise_robustness(cohort, scale, seeds, path, n_jobs=1, progress=True):
+    """Train on clean records, test at paper B's noise levels. Chapter: *Noise robustness*."""
+    return _run_mehari(
+        noise.noise_robustness, "noise-robustness", cohort, scale, seeds, path,
+        _mehari_options(scale, "superclass"), n_jobs, progress,
+    )  # fmt: skip
+
+
+def _mehari_options(scale, task):
+    settings = SCALES[scale]
+    fine_tuning = {k: v for k, v in settings["fine_tuning"].items() if k != "mask"}
+    return {
+        "seconds": settings["seconds"], "overlap": MEHARI_OVERLAP, "task": task,
+        "fine_tuning": fine_tuning | MEHARI_FINE_TUNING, "reference": MEHARI_REFERENCE,
+    }  # fmt: skip
+
+
+def _run_mehari(
+    experiment, name, cohort, scale, seeds, path, options, n_jobs, progress
+):  # fmt: skip
+    """Fill and describe a table of paper B's methods, several entrants at a time."""
+    began = time.monotonic()
+    table = runs.Table(path)
+    everyone = list(mehari_entrants(cohort, scale, seeds, progress and n_jobs == 1))
+    if n_jobs > 1:
+        joblib.Parallel(n_jobs, verbose=5)(
+            joblib.delayed(experiment)([one], cohort, table, progress=False, **options)
+            for one in everyone
+        )
+    frame = experiment(everyone, cohort, table, progress=progress, **options)
+    train, _, test = cohort.split()
+    earlier = runs.load_provenance(table.path).get("seconds", 0)
+    table.describe(
+        experiment=name, cohort=cohort.name, cohort_fingerprint=cohort.fingerprint, scale=scale,
+        seeds=list(seeds), settings=options | {"gradual": MEHARI_GRADUAL},
+        methods={m: [mehari(m, scale)[1], mehari(m, scale)[2]] for m in MEHARI},
+        classes=label_efficiency.scored_classes(train, test, options["task"]),
+        n_train_records=len(train), n_test_records=len(test),
+        n_train_patients=int(train.table["patient_id"].nunique()),
+        n_test_patients=int(test.table["patient_id"].nunique()),
+        code=runs.code_hash(
+            augment, losses, metrics, recurrent, xresnet, simclr, byol, swav, cpc, finetune, probe,
+            label_efficiency, noise,
+        ),
+        seconds=round(earlier + time.monotonic() - began),
+    )  # fmt: skip
+    return frame
 
 
 def open_for(scale, name, data=None):
@@ -176,10 +344,11 @@ def simulated_run(scale, seed, progress=True):
     )  # fmt: skip
 
 
-def run_simulated_to_real(cohort, scale, seeds, path, progress=True):
+def run_simulated_to_real(cohort, scale, seeds, path, n_jobs=1, progress=True):
     """What a linear probe on `cohort` gets from an encoder that never saw a record of it.
 
-    Methods: `random`, `real` (pre-trained on the training folds of `cohort`), `simulated`.
+    Methods: `random`, `real` (pre-trained on the training folds of `cohort`), `simulated`. One
+    process, whatever `n_jobs`.
     Fills the table at `path` and returns it. Chapter: *Cohorts*.
     """
     began = time.monotonic()
@@ -187,14 +356,19 @@ def run_simulated_to_real(cohort, scale, seeds, path, progress=True):
     train = cohort.split()[0]
     budgets = tuple(b for b in settings["budgets"] if b in TRANSFER_BUDGETS)
     entrants = []
+    hearts = SIMULATED[scale]
+    real = {"pretraining": settings["pretraining"], "seconds": settings["seconds"]}
+    virtual = {
+        "pretraining": settings["pretraining"] | hearts["pretraining"],
+        "seconds": settings["seconds"], "n_patients": hearts["n_patients"],
+        "model": simulated.MODEL,
+    }  # fmt: skip
     for seed in seeds:
-        identity = {"pretraining": settings["pretraining"], "seconds": settings["seconds"]}
         for name, more, make in (
             ("random", {}, functools.partial(random_encoder, cohort.fs, seed)),
-            ("real", identity, functools.partial(
+            ("real", real, functools.partial(
                 pretrained_encoder, "simclr", train, scale, seed, progress)),
-            ("simulated", identity | SIMULATED[scale] | {"model": simulated.MODEL},
-             functools.partial(_simulated_encoder, scale, seed, progress)),
+            ("simulated", virtual, functools.partial(_simulated_encoder, scale, seed, progress)),
         ):  # fmt: skip
             name_hash = runs.config_hash(more) if more else "random"
             entrants.append(label_efficiency.Entrant(name, seed, name_hash, make, ("probe",)))
@@ -219,9 +393,18 @@ def _simulated_encoder(scale, seed, progress):
     return encoder
 
 
+EXPERIMENTS = {
+    "label-efficiency": run_label_efficiency,
+    "simulated-to-real": run_simulated_to_real,
+    "linear-evaluation": run_linear_evaluation,
+    "linear-evaluation-all": functools.partial(run_linear_evaluation, task="all"),
+    "noise-robustness": run_noise_robustness,
+}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("experiment", choices=["label-efficiency", "simulated-to-real"])
+    parser.add_argument("experiment", choices=list(EXPERIMENTS))
     parser.add_argument("cohort", choices=["simulated", "ptb-xl"])
     parser.add_argument("--data", help="folder in PTB-XL's layout; without it PTB-XL is downloaded")
     parser.add_argument("--scale", default="full", choices=list(SCALES))
@@ -231,12 +414,11 @@ def main():
     arguments = parser.parse_args()
     cohort = open_for(arguments.scale, arguments.cohort, arguments.data)
     path = f"{arguments.out}/{arguments.cohort}/{arguments.experiment}.csv"
-    if arguments.experiment == "label-efficiency":
-        frame = run_label_efficiency(cohort, arguments.scale, arguments.seeds, path, arguments.jobs)
-    else:
-        frame = run_simulated_to_real(cohort, arguments.scale, arguments.seeds, path)
+    run = EXPERIMENTS[arguments.experiment]
+    frame = run(cohort, arguments.scale, arguments.seeds, path, n_jobs=arguments.jobs)
     summary = frame[(frame["seed"] == "all") & (frame["metric"] == "macro_auc")]
-    print(summary.pivot_table("value", ["protocol", "method"], "budget").round(3).to_string())
+    across = "noise" if summary["noise"].notna().any() else "budget"
+    print(summary.pivot_table("value", ["protocol", "method"], across).round(3).to_string())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Contrastive losses, one formula each, as pure functions.
+"""Losses, one formula each, as pure functions.
 
 They compute in 32-bit floats whatever the precision around them: a similarity divided by a
 temperature of 0.1 keeps too few digits in 16 bits.
@@ -11,12 +11,17 @@ from torch.nn import functional as F
 
 
 def in_full_precision(loss):
-    """Run a loss outside autocast, with its first arguments as 32-bit floats."""
+    """Run a loss outside autocast, with every tensor of numbers as 32-bit floats."""
+
+    def widen(value):
+        floating = isinstance(value, torch.Tensor) and value.is_floating_point()
+        return value.float() if floating else value
 
     @functools.wraps(loss)
-    def wrapped(z, *args, **kwargs):
-        with torch.autocast(z.device.type, enabled=False):
-            return loss(z.float(), *args, **kwargs)
+    def wrapped(first, *args, **kwargs):
+        with torch.autocast(first.device.type, enabled=False):
+            kwargs = {name: widen(value) for name, value in kwargs.items()}
+            return loss(widen(first), *map(widen, args), **kwargs)
 
     return wrapped
 
@@ -73,3 +78,111 @@ def patient_contrastive(z, record, patient, temperature=0.1):
     attraction = total.square().sum() - z.square().sum()
     n_positive = size[group] - 1  # (n,)
     return ((n_positive * negatives).sum() - attraction) / n_positive.sum()
+
+
+# --- without negatives ------------------------------------------------------------------------
+
+
+@in_full_precision
+def byol_loss(prediction, target):
+    """Squared distance of two unit vectors, 2 - 2 cos: from 0 (same direction) to 4 (opposite).
+
+    `prediction`, `target`: (n, feature), normalised here. No gradient flows into `target`: it comes
+    from a network that learns by averaging only. Returns the mean over the rows; BYOL adds the same
+    with the views swapped. Source: Grill et al. 2020, equation 2. Chapter: *Instance
+    discrimination*.
+    """
+    if prediction.shape != target.shape:
+        raise ValueError(
+            f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)}: "
+            "expected one shape (n, feature)"
+        )
+    return 2 - 2 * F.cosine_similarity(prediction, target.detach(), dim=1).mean()
+
+
+@torch.no_grad()
+@in_full_precision
+def sinkhorn(scores, epsilon=0.05, n_iterations=3):
+    """Share the rows of a batch equally among prototypes, close to what the scores ask for.
+
+    `scores`: (n, prototype), similarity of each row to each prototype. Returns assignments
+    (n, prototype): each row sums to 1, and each prototype gets about n / prototypes in total, the
+    more exactly the more iterations. `epsilon`: entropy of the assignments; towards 0 they become
+    hard. `n_iterations=0` leaves out the sharing: a plain softmax, with which SwAV collapses. Works
+    with logarithms, so that scores / epsilon may be large. No gradient.
+    Source: Caron et al. 2020, section 3.1. Chapter: *Instance discrimination*.
+    """
+    if epsilon <= 0 or n_iterations < 0:
+        raise ValueError(f"epsilon {epsilon}, n_iterations {n_iterations}: expected > 0 and >= 0")
+    log_q = scores / epsilon  # (n, prototype)
+    for _ in range(n_iterations):
+        log_q = log_q - log_q.logsumexp(dim=0, keepdim=True)  # prototypes share the rows equally
+        log_q = log_q - log_q.logsumexp(dim=1, keepdim=True)  # rows are assigned once
+    return log_q.softmax(dim=1)
+
+
+@in_full_precision
+def swapped_prediction(scores, assignments, temperature=0.1):
+    """Tell from one view to which prototypes the other view was assigned.
+
+    `scores`: (view, n, prototype); `assignments`: (assigned view, n, prototype), of the first views
+    in the same order. Cross-entropy of every assignment with the softmax of the scores of every
+    *other* view, averaged over pairs of views and rows. No gradient flows into the assignments.
+    Source: Caron et al. 2020, equations 1, 2 and 6. Chapter: *Instance discrimination*.
+    """
+    n_views, n_assigned = len(scores), len(assignments)
+    if n_views < 2 or n_assigned > n_views or scores.shape[1:] != assignments.shape[1:]:
+        raise ValueError(
+            f"scores {tuple(scores.shape)} and assignments {tuple(assignments.shape)}: expected "
+            "(view, n, prototype) with at least two views, and as many assignments or fewer"
+        )
+    log_p = F.log_softmax(scores / temperature, dim=2)
+    # (assigned view, view): mean cross-entropy of each pair
+    cross = -torch.einsum("ank,vnk->av", assignments.detach(), log_p) / scores.shape[1]
+    other = ~torch.eye(n_assigned, n_views, dtype=torch.bool, device=scores.device)
+    return cross[other].mean()
+
+
+# --- prediction in time -----------------------------------------------------------------------
+
+
+@in_full_precision
+def ahead_logits(predictions, local, ahead=(12,), n_negatives=128, generator=None):
+    """Scores of the true future moment (first) and of other moments of the same recording.
+
+    `predictions`: (batch, step, token, feature), the guess at each of the first tokens for the
+    moment ``ahead[step]`` tokens later; `local`: (batch, all tokens, feature). There must be as
+    many predicted tokens as have a future: all tokens - max(ahead). Negatives are drawn evenly from
+    the recording's other moments. One product scores every guess against every moment, and one
+    gather picks: no loop over positions or steps. Returns (batch, step, token, 1 + n_negatives).
+    Raises ``ValueError`` if the shapes do not fit or a recording is too short.
+    Source: van den Oord et al. 2018, equation 4. Chapter: *Contrastive predictive coding*.
+    """
+    batch, n_steps, n_tokens, _ = predictions.shape
+    n_all = local.shape[1]
+    if len(ahead) != n_steps or min(ahead) < 1 or n_tokens != n_all - max(ahead) or n_tokens < 1:
+        raise ValueError(
+            f"predictions {tuple(predictions.shape)} for {n_all} tokens and steps {tuple(ahead)}: "
+            f"expected (batch, {len(ahead)}, {n_all} - {max(ahead)}, feature)"
+        )
+    device = local.device
+    scores = predictions.flatten(1, 2) @ local.transpose(1, 2)  # (batch, step x token, all tokens)
+    steps = torch.as_tensor(ahead, device=device)
+    true = (steps[:, None] + torch.arange(n_tokens, device=device)).flatten()  # (step x token,)
+    true = true[None, :, None].expand(batch, -1, 1)
+    shape = (batch, n_steps * n_tokens, n_negatives)
+    other = torch.randint(n_all - 1, shape, generator=generator, device=device)
+    other += other >= true  # step over the true moment
+    logits = scores.gather(2, torch.cat([true, other], dim=2))
+    return logits.unflatten(1, (n_steps, n_tokens))
+
+
+def info_nce_ahead(predictions, local, ahead=(12,), n_negatives=128, generator=None):
+    """InfoNCE of contrastive predictive coding: pick the true future out of 1 + n_negatives.
+
+    Mean over recordings, steps and tokens of -log softmax of the true moment's score; equal scores
+    give log(1 + n_negatives). Arguments and errors as in `ahead_logits`.
+    Source: van den Oord et al. 2018, equation 4; paper B. Chapter: *Contrastive predictive coding*.
+    """
+    logits = ahead_logits(predictions, local, ahead, n_negatives, generator)
+    return -logits.log_softmax(dim=-1)[..., 0].mean()

@@ -37,8 +37,8 @@ def pretrain(
     `lr`, `weight_decay`: of AdamW (Adam where the decay is 0). `warmup`: share of the steps in
     which the rate rises from 0; `schedule`: ``"constant"`` or ``"cosine"`` afterwards. `batch_size`
     counts records over all processes. `folder`: where checkpoints go every `checkpoint_seconds`; a
-    run found there is resumed. `precision`: as in Fabric; ``"auto"`` is bfloat16 where the hardware
-    has it. Returns a data frame with a row a step (loss and its parts, learning rate) and, at the
+    run found there is resumed. `precision`: as in Fabric; ``"auto"`` is bfloat16 on a GPU that has
+    it. Returns a data frame with a row a step (loss and its parts, learning rate) and, at the
     end of each epoch, the health of the representation. Raises ``ValueError`` for an empty cohort,
     records shorter than the method's crop, or a loss that is not finite.
     Chapter: *3KG*.
@@ -56,6 +56,8 @@ def pretrain(
     patient = torch.from_numpy(np.unique(cohort.table["patient_id"], return_inverse=True)[1])
     signals = _place(cohort.signals, fabric.device)
 
+    if hasattr(method, "plan"):
+        method.plan(n_steps, per_epoch)
     start, log = _resume(folder, method, optimizer, n_steps)
     module, optimizer = _set_up(fabric, method, optimizer)
     bar = tqdm(
@@ -73,7 +75,8 @@ def pretrain(
             rows = _rows(len(cohort), share, fabric, per_epoch, step, seed)
             torch.manual_seed(_step_seed(seed, step, fabric.global_rank))
             batch = _batch(signals, patient, rows, length, fabric.device)
-            loss, parts = module.loss(batch)
+            with fabric.autocast():  # Fabric does not do it for `loss` where there is one process
+                loss, parts = module.loss(batch)
             optimizer.zero_grad()
             fabric.backward(loss)
             optimizer.step()
@@ -167,7 +170,8 @@ def _fabric(accelerator, precision):
     from lightning_fabric import Fabric  # slow to import, so only when something is trained
 
     if precision == "auto":
-        precision = "bf16-mixed" if has_bfloat16(accelerator) else "32-true"
+        cuda = accelerator != "cpu" and torch.cuda.is_available()
+        precision = "bf16-mixed" if cuda and has_bfloat16() else "32-true"
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     world = int(os.environ.get("WORLD_SIZE", 1))
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces each start

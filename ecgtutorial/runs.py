@@ -179,7 +179,7 @@ class Table:
             cells = self.read()
             cells = cells[cells["seed"] != "all"]
             frame = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
-            order = ["protocol", "method", "budget", "subset", "seed"]
+            order = ["protocol", "method", "budget", "noise", "subset", "seed"]
             self._write(pd.concat([frame, cells.sort_values(order)]))
 
     def describe(self, **provenance):

@@ -5,7 +5,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ecgtutorial.losses import nt_xent, patient_contrastive
+from ecgtutorial.losses import (
+    ahead_logits,
+    byol_loss,
+    info_nce_ahead,
+    nt_xent,
+    patient_contrastive,
+    sinkhorn,
+    swapped_prediction,
+)
 
 
 def slow_patient_contrastive(z, record, patient, temperature):
@@ -118,3 +126,90 @@ def test_nt_xent_stays_exact_under_autocast():
 def test_nt_xent_needs_pairs():
     with pytest.raises(ValueError, match="exactly two rows"):
         nt_xent(torch.randn(4, 3), torch.tensor([0, 0, 0, 1]))
+
+
+def test_nt_xent_at_the_limits_of_temperature():
+    pair = torch.tensor([0, 0, 1, 1])
+    angle = torch.tensor([0.0, 1.0, 1.8, 3.0])  # the partner of 1 is 1.0 away, 2 is 0.8 away
+    z = torch.stack([angle.cos(), angle.sin()], dim=1)
+    np.testing.assert_allclose(nt_xent(z, pair, 1e6), math.log(3), rtol=1e-5)
+    # Cold, only the nearest counts: nothing to pay where it is the partner, else the difference.
+    wrong = (math.cos(0.8) - math.cos(1.0)) + (math.cos(0.8) - math.cos(1.2))
+    np.testing.assert_allclose(1e-3 * nt_xent(z, pair, 1e-3), wrong / 4, rtol=1e-4)
+
+
+def test_byol_loss_pulls_the_prediction_alone_and_only_its_direction():
+    a, b = (torch.randn(5, 4, requires_grad=True) for _ in range(2))
+    byol_loss(a, b).backward()
+    assert b.grad is None
+    assert a.grad.abs().max() > 0.01
+    np.testing.assert_allclose((a * a.grad).sum(dim=1).detach(), 0, atol=1e-6)  # not its length
+    np.testing.assert_allclose(byol_loss(5 * a, 0.1 * b).item(), byol_loss(a, b).item(), rtol=1e-5)
+
+
+def cosines(n=40, k=8, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    rows, prototypes = (F.normalize(torch.randn(m, 6, generator=generator)) for m in (n, k))
+    return rows @ prototypes.T
+
+
+def test_sinkhorn_without_iterations_is_a_softmax_that_may_share_unfairly():
+    scores = cosines() + torch.tensor([2.0] + 7 * [0.0])  # everybody likes the first best
+    np.testing.assert_allclose(sinkhorn(scores, 0.05, 0), (scores / 0.05).softmax(dim=1), atol=1e-6)
+    assert sinkhorn(scores, 0.05, 0).sum(dim=0)[0] > 39
+    # One prototype's popularity does not matter once the rows are shared.
+    np.testing.assert_allclose(sinkhorn(scores), sinkhorn(cosines()), atol=1e-4)
+
+
+def test_swapped_prediction_teaches_the_scores_alone():
+    scores = torch.rand(2, 5, 7, requires_grad=True)
+    assignments = torch.rand(2, 5, 7).softmax(dim=2).requires_grad_()
+    swapped_prediction(scores, assignments, 0.5).backward()
+    assert assignments.grad is None
+    # The gradient of a cross-entropy: what was predicted less what was assigned to the other view.
+    expected = (F.softmax(scores / 0.5, dim=2) - assignments.flip(0)) / (0.5 * 2 * 5)
+    np.testing.assert_allclose(scores.grad, expected.detach(), atol=1e-6)
+
+
+def drawn(ahead, n_all=20, n_negatives=4000, batch=2):
+    """Which moments the guesses are held against, 100 x recording + moment: scores that say so."""
+    number = 100.0 * torch.arange(batch)[:, None] + torch.arange(n_all)
+    predictions = torch.ones(batch, len(ahead), n_all - max(ahead), 1)
+    return ahead_logits(predictions, number[:, :, None], ahead, n_negatives)
+
+
+def test_each_guess_has_negatives_of_its_own():
+    moments = drawn((1,), n_all=50, n_negatives=20)[0, 0, :, 1:].sort(dim=1).values
+    assert len(torch.unique(moments, dim=0)) == len(moments)
+
+
+def test_other_recordings_do_not_matter():
+    predictions, local = torch.randn(3, 1, 8, 4), torch.randn(3, 20, 4)
+    changed = local.clone()
+    changed[1:] = torch.randn(2, 20, 4)
+    logits = [
+        ahead_logits(predictions, x, (12,), 30, torch.Generator().manual_seed(1))
+        for x in (local, changed)
+    ]
+    assert torch.equal(logits[0][0], logits[1][0])
+    assert not torch.equal(logits[0][1], logits[1][1])
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda x: byol_loss(x, x.flip(0)),
+        lambda x: sinkhorn(x).square().sum(),
+        lambda x: swapped_prediction(x[None].repeat(2, 1, 1), x.softmax(dim=1)[None]),
+        lambda x: info_nce_ahead(
+            x[None, None, :8], x[None, :20], (12,), 9, torch.Generator().manual_seed(0)
+        ),
+    ],
+    ids=["byol", "sinkhorn", "swapped", "ahead"],
+)
+def test_losses_compute_in_32_bits_whatever_is_around_them(loss):
+    x = torch.randn(32, 16).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = loss(x)
+    assert inside.dtype == torch.float32
+    np.testing.assert_allclose(inside, loss(x.float()), rtol=1e-2)

@@ -4,8 +4,8 @@ import random
 import signal
 import subprocess
 import sys
-import textwrap
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,29 +14,32 @@ import torch
 from safetensors.torch import load_file
 
 from ecgtutorial.cohort import Cohort
+from ecgtutorial.methods.byol import BYOL
+from ecgtutorial.methods.cpc import CPC
 from ecgtutorial.methods.simclr import SimCLR
+from ecgtutorial.methods.swav import SwAV
 from ecgtutorial.methods.three_kg import ThreeKG
 from ecgtutorial.pretrain import health, pretrain
 
-SCRIPT = """
-    import sys
-    import numpy as np, pandas as pd, torch
-    from ecgtutorial.cohort import Cohort
-    from ecgtutorial.methods.three_kg import ThreeKG
-    from ecgtutorial.pretrain import pretrain
+TRAINING = {
+    "epochs": 8, "batch_size": 8, "weight_decay": 0.01, "warmup": 0.1, "schedule": "cosine",
+    "checkpoint_seconds": 0.0, "progress": False, "accelerator": "cpu",
+}  # fmt: skip
+SMALL = {
+    "3kg": lambda: ThreeKG(seconds=1.0),
+    "simclr": lambda: SimCLR(seconds=1.0),
+    "byol": lambda: BYOL(seconds=1.0, hidden=32),
+    "swav": lambda: SwAV(
+        seconds=1.0, n_views=3, prototypes=12, hidden=32, features=16, queue=16, queue_from=1
+    ),
+    "cpc": lambda: CPC(seconds=1.0, n_negatives=16),
+}
+KILLED = ("byol", "swav", "cpc")  # the first two keep a moving target, a queue, a count of steps
 
-    torch.set_num_threads(1)
-    generator = np.random.default_rng(0)
-    signals = generator.integers(-900, 900, (40, 12, 300), dtype=np.int16)
-    table = pd.DataFrame({"record_id": range(40), "patient_id": np.arange(40) // 2})
-    cohort = Cohort(signals, table, None, 100, "noise")
+
+def make(name):
     torch.manual_seed(0)
-    method = ThreeKG(seconds=1.0)
-    print("ready", flush=True)
-    pretrain(method, cohort, epochs=8, batch_size=8, folder=sys.argv[1], weight_decay=0.01,
-             warmup=0.1, schedule="cosine", checkpoint_seconds=0.0, progress=False,
-             accelerator="cpu")
-"""
+    return SMALL[name]()
 
 
 def cohort(n=40, time=300):
@@ -46,39 +49,64 @@ def cohort(n=40, time=300):
     return Cohort(signals, table, None, 100, "noise")
 
 
-def start(folder):
+@pytest.fixture
+def one_thread():
+    """As many threads as the processes that a test starts: sums come out the same to the bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def start(function, folder):
+    """Call a function of this file in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(SCRIPT), str(folder)], stdout=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        [sys.executable, __file__, function, folder], env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
 
 
-def test_a_run_killed_at_random_steps_ends_with_the_same_weights(tmp_path):
-    straight = start(tmp_path / "straight")
-    assert straight.wait(120) == 0
-    killed, kills = tmp_path / "killed", 0
+def train_all(folder):
+    """Train the methods `KILLED`, one after the other, or go on where that stopped."""
+    for name in KILLED:
+        pretrain(make(name), cohort(), folder=Path(folder) / name, **TRAINING)
+
+
+def test_runs_killed_at_random_steps_end_with_the_same_weights(tmp_path, one_thread):
+    train_all(tmp_path / "straight")
     dice = random.Random(0)
-    while True:
-        process = start(killed)
-        process.stdout.readline()  # it is about to train
-        checkpoint = killed / "checkpoint.safetensors"
-        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
-        while kills < 4 and process.poll() is None:  # let it take at least one more step
-            if checkpoint.exists() and checkpoint.stat().st_mtime_ns != before:
-                time.sleep(dice.random() * 0.3)
-                break
-        if kills < 4 and process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        if process.wait(120) == 0:
-            break
-    assert kills == 4
-    expected = load_file(tmp_path / "straight" / "checkpoint.safetensors")
-    found = load_file(killed / "checkpoint.safetensors")
-    assert expected.keys() == found.keys()
-    assert any(key.startswith("optimizer.") for key in expected)
-    for key in expected:
-        assert torch.equal(expected[key], found[key]), key
+    for name in KILLED:  # one process after the other, killed within the run of this method
+        checkpoint = tmp_path / "killed" / name / "checkpoint.safetensors"
+        process = start("train_all", tmp_path / "killed")
+        while not checkpoint.exists():
+            assert process.poll() is None
+            time.sleep(0.002)
+        time.sleep(dice.random() * 0.3)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(120) == -signal.SIGKILL
+    train_all(tmp_path / "killed")
+    for name in KILLED:
+        expected, found = (
+            load_file(tmp_path / way / name / "checkpoint.safetensors")
+            for way in ("straight", "killed")
+        )
+        assert expected.keys() == found.keys()
+        assert any(key.startswith("optimizer.") for key in expected)
+        for key in expected:
+            assert torch.equal(expected[key], found[key]), f"{name}: {key}"
+
+
+def test_a_checkpoint_holds_all_that_a_method_keeps(tmp_path):
+    kept = {
+        "byol": ("step", "target.0.stem.0.1.running_var", "target.1.3.bias"),
+        "swav": ("step", "queue", "queued", "prototypes"),
+    }
+    for name, tensors in kept.items():
+        method = make(name)
+        pretrain(method, cohort(), folder=tmp_path / name, **{**TRAINING, "epochs": 2})
+        stored = load_file(tmp_path / name / "checkpoint.safetensors")
+        assert {f"method.{tensor}" for tensor in tensors} <= stored.keys()
+        assert stored["method.step"] == 10
+        assert all(torch.equal(stored[f"method.{k}"], v) for k, v in method.state_dict().items())
 
 
 def test_training_lowers_the_loss_and_logs_each_step():
@@ -161,44 +189,81 @@ def test_bad_input_is_named(tmp_path):
         pretrain(SimCLR(seconds=1.0), cohort(), epochs=2, folder=tmp_path, progress=False)
 
 
-def test_two_processes_contrast_the_whole_batch(tmp_path):
-    """The loss of the first step on two processes is that of one process with both halves."""
-    script = tmp_path / "two.py"
-    script.write_text(textwrap.dedent("""
-        import sys, json
-        import numpy as np, pandas as pd, torch
-        from ecgtutorial.cohort import Cohort
-        from ecgtutorial.methods.simclr import SimCLR
-        from ecgtutorial.pretrain import pretrain
-        torch.set_num_threads(1)
-        signals = np.random.default_rng(0).integers(-900, 900, (32, 12, 100), dtype=np.int16)
-        table = pd.DataFrame({"record_id": range(32), "patient_id": range(32)})
-        torch.manual_seed(0)
-        method = SimCLR(seconds=1.0)
-        method.view = lambda signals: signals  # no randomness: the views are the records
-        for module in method.modules():
-            if isinstance(module, torch.nn.BatchNorm1d):
-                module.momentum = 0.0
-                module.eval = lambda: None
-        method.encoder.train = lambda mode=True: method.encoder
-        for module in method.encoder.modules():
-            module.training = False
-        log = pretrain(method, Cohort(signals, table, None, 100, "noise"), epochs=3, batch_size=32,
-                       progress=False, precision="32-true", accelerator="cpu")
-        import os
-        if os.environ.get("RANK", "0") == "0":
-            open(sys.argv[1], "w").write(json.dumps(log["loss"].tolist()))
-    """))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    one, two = tmp_path / "one.json", tmp_path / "two.json"
-    subprocess.run([sys.executable, script, one], check=True, env=environment, timeout=120)
+# On two processes: batch normalisation at rest and views without chance, so that a record means
+# the same wherever it is, or a run like any other.
+STILL = ("simclr", "byol", "swav")
+LIVELY = ("byol", "swav", "cpc")
+
+
+def train_still(name):
+    """Three steps of a run without chance: losses, gradients of each step, SwAV's assignments."""
+    method = make(name)
+    if name == "swav":
+        method.queue_from = 0
+    shift = iter(range(100))  # the views of a step differ
+    method.view = lambda signals: signals * (1 + 0.1 * (next(shift) % 3))
+    method.train = lambda mode=True: method
+    torch.nn.Module.train(method, False)
+    grads, shares = [], []
+
+    def after_step():
+        grads.append([p.grad.clone() for p in method.parameters() if p.requires_grad])
+        getattr(type(method), "after_step", lambda self: None)(method)
+
+    def assign(z, view, epoch):
+        method.training = True  # the queue fills in training alone
+        shares.append(SwAV._assign(method, z, view, epoch))
+        method.training = False
+        return shares[-1]
+
+    method.after_step = after_step
+    if name == "swav":
+        method._assign = assign
+    log = pretrain(
+        method, cohort(32, 100), epochs=3, batch_size=32, lr=1e-3, precision="32-true",
+        accelerator="cpu", progress=False,
+    )  # fmt: skip
+    return {"loss": log["loss"].tolist(), "grads": grads, "shares": shares}
+
+
+def train_together(folder):
+    """What each of two processes does."""
+    found = {name: train_still(name) for name in STILL}
+    for name in LIVELY:
+        method = make(name)
+        log = pretrain(
+            method, cohort(32, 150), epochs=3, batch_size=16, accelerator="cpu", progress=False
+        )
+        found[f"lively {name}"] = {"loss": log["loss"].tolist(), "end": method.state_dict()}
+    torch.save(found, Path(folder) / f"{os.environ['RANK']}.pt")
+
+
+def test_two_processes_do_what_one_does(tmp_path, one_thread):
     subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-         script, two], check=True, env=environment, timeout=180, capture_output=True,
+         __file__, "train_together", tmp_path],
+        check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300, capture_output=True,
     )  # fmt: skip
-    np.testing.assert_allclose(
-        json.loads(one.read_text()), json.loads(two.read_text()), rtol=2e-4
-    )
+    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
+    for name in STILL:
+        one, two = train_still(name), [found[name] for found in ranks]
+        # Contrast is with the whole batch, so both know its loss; else each knows its half's.
+        losses = np.array([found["loss"] for found in two])
+        if name == "simclr":
+            np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+        np.testing.assert_allclose(losses.mean(axis=0), one["loss"], rtol=2e-4, atol=1e-5)
+        for found in two:  # averaged over processes: the gradient of the whole batch's loss
+            for a, b in zip(found["grads"][0], one["grads"][0], strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5 * float(b.abs().max()) + 1e-7)
+        assert len(one["shares"]) == (6 if name == "swav" else 0)
+        for first, second, whole in zip(two[0]["shares"], two[1]["shares"], one["shares"]):
+            torch.testing.assert_close(torch.cat([first, second]), whole, rtol=1e-3, atol=1e-4)
+    for name in LIVELY:
+        first, second = (found[f"lively {name}"] for found in ranks)
+        assert np.isfinite(first["loss"] + second["loss"]).all() and len(first["loss"]) == 6
+        for key, value in first["end"].items():  # statistics are each process's until the next step
+            if "running" not in key:
+                assert torch.equal(value, second["end"][key]), f"{name}: {key}"
 
 
 def test_a_checkpoint_is_not_a_pickle(tmp_path):
@@ -228,3 +293,8 @@ def test_a_run_that_breaks_leaves_the_callers_generator_alone(monkeypatch):
     with pytest.raises(ValueError, match="loss is nan at step 0: try a smaller lr"):
         pretrain(method, cohort(), epochs=1, progress=False)
     assert torch.equal(state, torch.random.get_rng_state())
+
+
+if __name__ == "__main__":  # the processes that the tests start
+    torch.set_num_threads(1)
+    {"train_all": train_all, "train_together": train_together}[sys.argv[1]](sys.argv[2])

@@ -8,7 +8,7 @@ that stands in the table is not computed again. Explained in the chapter *Label 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ from .finetune import fine_tune, predict
 from .probe import linear_probe
 from .windows import embed
 
+MINIMUM = 5  # positive records that a statement needs in training and in the evaluated fold
 BUDGETS = (0.01, 0.02, 0.05, 0.10, 0.25, 0.50, 0.60, 1.0)
 SUBSETS = {0.01: 5, 0.02: 5, 0.05: 5, 0.10: 5, 0.25: 3, 0.50: 2, 0.60: 2, 1.0: 1}
 PROTOCOLS = ("probe", "fine-tuned")
@@ -33,6 +34,7 @@ class Entrant:
     `method`, `seed`: its name in the table and its pre-training seed. `identity`: what makes it
     this encoder, such as the hash of its run. `make`: a function without arguments that gives the
     encoder, called only if a cell of it is missing. `protocols`: those it takes part in.
+    `fine_tuning`: arguments of `fine_tune` in which it differs from the others.
     """
 
     method: str
@@ -40,30 +42,29 @@ class Entrant:
     identity: str
     make: Callable
     protocols: tuple = PROTOCOLS
+    fine_tuning: dict = field(default_factory=dict)
 
 
 def label_efficiency(
-    entrants, cohort, table, *, seconds, task="superclass", budgets=BUDGETS, subsets=None,
-    fine_tuning=None, part="test", progress=True, reference=("supervised", "fine-tuned"),
+    entrants, cohort, table, *, seconds, overlap=0.0, task="superclass", budgets=BUDGETS,
+    subsets=None, fine_tuning=None, part="test", progress=True,
+    reference=("supervised", "fine-tuned"),
 ):  # fmt: skip
     """Fill `table` with the macro AUC of every entrant at every label budget, and summarise it.
 
     `cohort` is split by patient; labels come from the training folds, answers from the test fold
-    (`part="validation"` while choosing settings). `budgets`: shares of the training patients;
-    `subsets`: {budget: number of random subsets}. `seconds`: window length; `fine_tuning`:
-    arguments of `fine_tune`. `reference`: method and protocol over which the summary gives gains.
+    (`part="validation"` while choosing settings). `task`: as in `Cohort.targets`, its classes those
+    of `scored_classes`; a table holds one task. `budgets`: shares of the training patients;
+    `subsets`: {budget: number of random subsets}. `seconds`, `overlap`: windows that records are
+    read in; `fine_tuning`: arguments of `fine_tune`. `reference`: method and protocol over which
+    the summary gives gains, or {method: (method, protocol) it is held against}.
     Returns the table as a data frame. Chapter: *Label efficiency*.
     """
-    if part not in ("test", "validation"):
-        raise ValueError(f"part is {part!r}: expected 'test' or 'validation'")
     table = table if isinstance(table, Table) else Table(table)
-    subsets, fine_tuning = subsets or SUBSETS, dict(fine_tuning or {})
-    train, validation, test = cohort.split()
-    test = test if part == "test" else validation
-    settings = {
-        "cohort": cohort.fingerprint, "task": task, "part": part, "seconds": seconds,
-        "fine_tuning": fine_tuning,
-    }  # fmt: skip
+    subsets = subsets or SUBSETS
+    train, test, classes, settings = _prepare(
+        cohort, task, part, seconds, overlap, dict(fine_tuning or {})
+    )
     cells = [
         (entrant, protocol, budget, subset)
         for entrant in entrants
@@ -72,17 +73,49 @@ def label_efficiency(
         for subset in range(subsets[budget])
     ]
     names = [_cell_hash(settings, *cell) for cell in cells]
-    done = set(table.read()["config"])
-    bar = tqdm(total=len(cells), desc="cells", disable=not progress)
-    for entrant in entrants:
-        mine = [(n, c) for n, c in zip(names, cells) if c[0] is entrant]
-        missing = [(n, c) for n, c in mine if n not in done]
-        bar.update(len(mine) - len(missing))
-        if missing:
-            _run_cells(entrant, missing, train, test, task, seconds, fine_tuning, table, bar)
-    bar.close()
-    table.replace_summary(summarise(table, test, task, names, reference))
+
+    def run(entrant, missing, bar):
+        _run_cells(entrant, missing, train, test, classes, settings, table, bar)
+
+    _fill(table, entrants, cells, names, run, progress)
+    table.replace_summary(summarise(table, test, task, names, reference, classes=classes))
     return table.read()
+
+
+def scored_classes(train, test, task):
+    """Names of the classes of a task that are trained and scored.
+
+    Of PTB-XL's groups of statements every class. Of ``"all"`` statements those with at least
+    `MINIMUM` positive records in `train` and as many in `test`: the AUC of a rarer one is noise.
+    Raises ``ValueError`` if none has.
+    """
+    positive = test.targets(task).sum()  # records of each class
+    if task != "all":
+        return list(positive.index)
+    enough = (positive >= MINIMUM) & (train.targets(task).sum() >= MINIMUM)
+    if not enough.any():
+        raise ValueError(
+            f"task 'all': none of {len(enough)} statements has {MINIMUM} positive records in the "
+            "training folds and in the evaluated fold"
+        )
+    return list(positive.index[enough])
+
+
+def _prepare(cohort, task, part, seconds, overlap, fine_tuning):
+    """The two parts of the cohort, the classes, and what every cell's hash holds."""
+    if part not in ("test", "validation"):
+        raise ValueError(f"part is {part!r}: expected 'test' or 'validation'")
+    train, validation, test = cohort.split()
+    test = test if part == "test" else validation
+    settings = {
+        "cohort": cohort.fingerprint, "task": task, "part": part, "seconds": seconds,
+        "fine_tuning": fine_tuning,
+    }  # fmt: skip
+    if overlap:  # left out where it is 0: the hashes of tables made without it stay
+        settings["overlap"] = overlap
+    if task == "all":
+        settings["minimum"] = MINIMUM
+    return train, test, scored_classes(train, test, task), settings
 
 
 def _cell_hash(settings, entrant, protocol, budget, subset):
@@ -90,69 +123,112 @@ def _cell_hash(settings, entrant, protocol, budget, subset):
     names |= {"protocol": protocol, "budget": budget, "subset": subset}
     if protocol == "probe":  # fine-tuning settings change nothing in a probe
         settings = {k: v for k, v in settings.items() if k != "fine_tuning"}
+    else:
+        settings = settings | {"fine_tuning": {**settings["fine_tuning"], **entrant.fine_tuning}}
     return config_hash({**settings, **names})
 
 
-def _run_cells(entrant, cells, train, test, task, seconds, fine_tuning, table, bar):
+def _fill(table, entrants, cells, names, run, progress):
+    """``run(entrant, missing cells, bar)`` for every entrant with cells that `table` has not."""
+    done = set(table.read()["config"])
+    bar = tqdm(total=len(cells), desc="cells", disable=not progress)
+    for entrant in entrants:
+        mine = [(n, c) for n, c in zip(names, cells) if c[0] is entrant]
+        missing = [(n, c) for n, c in mine if n not in done]
+        bar.update(len(mine) - len(missing))
+        if missing:
+            run(entrant, missing, bar)
+    bar.close()
+
+
+def _run_cells(entrant, cells, train, test, classes, settings, table, bar):
     """Compute the missing cells of one entrant, each stored when done."""
     encoder = entrant.make().eval()
-    target = test.targets(task).to_numpy()
+    task, windows = settings["task"], (settings["seconds"], settings.get("overlap", 0.0))
+    target = test.targets(task)[classes].to_numpy()
     weights = patient_weights(test.table["patient_id"])
     if any(cell[1] == "probe" for _, cell in cells):
-        features, test_features = embed(encoder, train, seconds), embed(encoder, test, seconds)
+        features, test_features = (embed(encoder, part, *windows) for part in (train, test))
     row_of = pd.Series(np.arange(len(train)), index=train.table["record_id"])
     for name, (_, protocol, budget, subset) in cells:
         part = train.budget(budget, subset)
-        labels = part.targets(task).to_numpy()
+        labels = part.targets(task)[classes].to_numpy()
         if protocol == "probe":
             rows = torch.from_numpy(row_of[part.table["record_id"]].to_numpy().copy())
             patients = part.table["patient_id"]
             scores = linear_probe(features[rows], labels, patients, test_features, seed=subset)
         else:
-            model = fine_tune(encoder, part, labels, seconds=seconds, seed=subset, **fine_tuning)
-            scores = predict(model, test, seconds)
-        low, high = interval(bootstrap_macro_auc(target, scores, weights))
-        row = {
-            "method": entrant.method, "task": task, "leads": 12, "budget": budget,
-            "seed": str(entrant.seed), "metric": "macro_auc", "value": macro_auc(target, scores),
-            "low": low, "high": high, "n_records": len(part),
-            "n_patients": part.table["patient_id"].nunique(), "protocol": protocol,
-            "subset": subset, "config": name,
-        }  # fmt: skip
+            options = {**settings["fine_tuning"], **entrant.fine_tuning}
+            model = fine_tune(encoder, part, labels, seconds=windows[0], seed=subset, **options)
+            scores = predict(model, test, *windows)
+        row = _cell_row(entrant, protocol, task, part, target, scores, weights)
+        row |= {"budget": budget, "subset": subset, "config": name}
         table.add([row], {name: scores})
         bar.set_postfix_str(f"{entrant.method} {protocol} {budget:.0%}: {row['value']:.3f}")
         bar.update()
 
 
+def _cell_row(entrant, protocol, task, labelled, target, scores, weights):
+    """What the row of a cell says, whatever the experiment."""
+    low, high = interval(bootstrap_macro_auc(target, scores, weights))
+    return {
+        "method": entrant.method, "task": task, "leads": 12, "seed": str(entrant.seed),
+        "metric": "macro_auc", "value": macro_auc(target, scores), "low": low, "high": high,
+        "n_records": len(labelled), "n_patients": labelled.table["patient_id"].nunique(),
+        "protocol": protocol,
+    }  # fmt: skip
+
+
 def summarise(
-    table, test, task, names=None, reference=("supervised", "fine-tuned"), n_resamples=1000
-):
+    table, test, task, names=None, reference=("supervised", "fine-tuned"), n_resamples=1000,
+    classes=None,
+):  # fmt: skip
     """Mean over seeds and subsets with a 95 % interval, and the paired gain over `reference`.
 
-    `names`: hashes of the cells that count (default: all). Each resample draws test
-    patients, pre-training seeds and label subsets with replacement, so the interval covers all
-    three. Both sides of a gain see the same patients and the same subsets.
-    Returns the summary rows: seed ``all``, metrics ``macro_auc`` and ``macro_auc_gain``.
+    `names`: hashes of the cells that count (default: all). `classes`: those scored (default: all of
+    the task). Each resample draws test patients, pre-training seeds and label subsets with
+    replacement, so the interval covers all three. Both sides of a gain see the same patients and
+    the same subsets. Returns the summary rows: seed ``all``, metrics ``macro_auc``,
+    ``macro_auc_gain`` and, in a table with noise levels, ``macro_auc_drop``: what noise costs.
     """
     cells, ranks = table.read(), table.ranks()
     known = ranks.keys() & set(names if names is not None else ranks)
     cells = cells[(cells["seed"] != "all") & cells["config"].isin(known)]
-    target = test.targets(task).to_numpy()
+    target = test.targets(task)
+    target = target.to_numpy() if classes is None else target[classes].to_numpy()
     weights = patient_weights(test.table["patient_id"], n_resamples)
     sampled = {n: bootstrap_macro_auc(target, ranks[n], weights) for n in cells["config"]}
-    groups = {key: frame for key, frame in cells.groupby(["method", "protocol", "budget"])}
+    noisy = cells["noise"].notna().any()  # an empty column cannot be grouped by
+    by = ["method", "protocol", "budget", *(["noise"] if noisy else [])]
+    groups = {key: frame for key, frame in cells.groupby(by)}
     rows = []
-    for (method, protocol, budget), frame in groups.items():
-        values, means = _resample(frame, sampled)
+    for key, frame in groups.items():
+        method, protocol, budget, *level = key
+        means = _resample(frame, sampled)
         rows.append(_summary_row(frame, "macro_auc", frame["value"].mean(), means))
-        other = groups.get((*reference, budget))
-        if other is not None and method != reference[0]:
+        other = groups.get((*_reference(reference, method), budget, *level))
+        if other is not None and other is not frame:
             both = set(frame["subset"]) & set(other["subset"])
-            frame, other = (f[f["subset"].isin(both)] for f in (frame, other))
-            mine, theirs = _resample(frame, sampled)[1], _resample(other, sampled)[1]
-            gain = frame["value"].mean() - other["value"].mean()
-            rows.append(_summary_row(frame, "macro_auc_gain", gain, mine - theirs))
+            mine, theirs = (f[f["subset"].isin(both)] for f in (frame, other))
+            rows.append(_difference(mine, mine, theirs, "macro_auc_gain", sampled))
+        clean = groups.get((method, protocol, budget, 0)) if noisy else None
+        if clean is not None and clean is not frame:
+            rows.append(_difference(frame, clean, frame, "macro_auc_drop", sampled))
     return rows
+
+
+def _reference(reference, method):
+    """Method and protocol that `method` is held against; nothing for the reference itself."""
+    if isinstance(reference, dict):
+        return reference.get(method, ())
+    return reference if method != reference[0] else ()
+
+
+def _difference(frame, first, second, metric, sampled):
+    """The summary row of `frame` for the paired difference `first` - `second`."""
+    value = first["value"].mean() - second["value"].mean()
+    means = _resample(first, sampled) - _resample(second, sampled)
+    return _summary_row(frame, metric, value, means)
 
 
 def _resample(frame, sampled):
@@ -169,14 +245,14 @@ def _resample(frame, sampled):
     )  # the same for every method: gains are paired over subsets
     weight = (seed_draws[:, seed] * subset_draws[:, subset]).T  # (cell, resample)
     total = weight.sum(axis=0)
-    mean = (values * weight).sum(axis=0) / np.where(total, total, np.nan)
-    return values, mean
+    return (values * weight).sum(axis=0) / np.where(total, total, np.nan)
 
 
 def _summary_row(frame, metric, value, means):
     low, high = interval(means)
     first = frame.iloc[0]
-    row = {name: first[name] for name in ("method", "task", "leads", "budget", "protocol")}
+    same = ("method", "task", "leads", "budget", "noise", "protocol")
+    row = {name: first[name] for name in same}
     sizes = {name: round(frame[name].mean()) for name in ("n_records", "n_patients")}
     return row | sizes | {
         "seed": "all", "metric": metric, "value": value, "low": low, "high": high,

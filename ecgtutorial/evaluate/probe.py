@@ -38,14 +38,23 @@ def fit_logistic(features, targets, weights, penalty, max_iter=100):
 
 
 def linear_probe(features, targets, patients, test_features, seed=0, n_folds=4):
-    """Scores of a linear classifier on frozen features, one penalised logistic regression a class.
+    """Scores of a linear classifier on frozen features: `fit_probe`, then read off.
+
+    `test_features` (test record, feature); the others as in `fit_probe`. Returns logits
+    (test record, class). Chapter: *Label efficiency*.
+    """
+    return fit_probe(features, targets, patients, seed, n_folds)(test_features)
+
+
+def fit_probe(features, targets, patients, seed=0, n_folds=4):
+    """Train a linear classifier on frozen features, one penalised logistic regression a class.
 
     `features` (record, feature) and `targets` 0/1 (record, class) of the labelled records,
-    `patients` (record,); `test_features` (test record, feature). The penalty is chosen among
-    `PENALTIES` by cross-validation over the labelled *patients*, so that no label outside the
-    budget is looked at; with fewer than `n_folds` patients it is the largest. Returns logits
-    (test record, class). Our choice; paper D trains its probe with Adam at a rate found by a range
-    test. Chapter: *Label efficiency*.
+    `patients` (record,). The penalty is chosen among `PENALTIES` by cross-validation over the
+    labelled *patients*, so that no label outside the budget is looked at; with fewer than `n_folds`
+    patients it is the largest. A class without a positive gets the same low logit everywhere.
+    Returns a function, features (record, feature) -> logits (record, class). Our choice; paper D
+    trains its probe with Adam at a rate found by a range test. Chapter: *Label efficiency*.
     """
     features = torch.as_tensor(features, dtype=torch.float32)
     targets = torch.tensor(np.asarray(targets), dtype=torch.float32)
@@ -53,11 +62,15 @@ def linear_probe(features, targets, patients, test_features, seed=0, n_folds=4):
         raise ValueError(f"{len(features)} feature rows for {len(targets)} target rows")
     mean, deviation = features.mean(dim=0), features.std(dim=0, correction=0).clamp_min(1e-6)
     features = (features - mean) / deviation
-    test = (torch.as_tensor(test_features, dtype=torch.float32) - mean) / deviation
     penalty = _choose_penalty(features, targets, patients, seed, n_folds)
     one = torch.ones(1, len(features))
     coefficients = fit_logistic(features, targets, one, torch.tensor([penalty]))[0]
-    return (F.pad(test, (0, 1), value=1.0) @ coefficients.T).numpy()
+
+    def score(test_features):
+        test = (torch.as_tensor(test_features, dtype=torch.float32) - mean) / deviation
+        return (F.pad(test, (0, 1), value=1.0) @ coefficients.T).numpy()
+
+    return score
 
 
 def _choose_penalty(features, targets, patients, seed, n_folds):

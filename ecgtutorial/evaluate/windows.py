@@ -47,7 +47,7 @@ def over_windows(function, cohort, seconds, overlap=0.0, batch_size=256):
     return torch.cat(output)  # (record, feature)
 
 
-def embed(encoder, cohort, seconds):
+def embed(encoder, cohort, seconds, overlap=0.0):
     """Features of every record, averaged over its windows: float32 (record, feature)."""
     encoder.eval()
-    return over_windows(encoder, cohort, seconds)
+    return over_windows(encoder, cohort, seconds, overlap)

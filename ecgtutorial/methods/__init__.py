@@ -2,8 +2,10 @@
 
 A method is an ``nn.Module`` with ``.encoder``, ``.seconds`` (how long a crop it wants),
 ``loss(batch)`` -> a scalar and a dictionary of its named parts, and, where it keeps a moving
-average or a queue, ``after_step()``. Before training on several processes, `pretrain` replaces
-``.gather``, which joins the rows of all processes, with one that keeps gradients.
+average or a queue, ``after_step()``. Where something depends on the length of the run, `pretrain`
+tells it before the first step with ``plan(n_steps, per_epoch)``. Before training on several
+processes, it replaces ``.gather``, which joins the rows of all processes, with one that keeps
+gradients.
 """
 
 from typing import NamedTuple

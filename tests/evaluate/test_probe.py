@@ -3,7 +3,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from ecgtutorial.evaluate.probe import PENALTIES, fit_logistic, linear_probe
+from ecgtutorial.evaluate.probe import PENALTIES, fit_logistic, fit_probe, linear_probe
 from ecgtutorial.metrics import macro_auc
 
 
@@ -62,3 +62,23 @@ def test_sizes_must_agree():
     features, targets = example(6)
     with pytest.raises(ValueError, match="6 feature rows for 5 target rows"):
         linear_probe(features, targets[:5], np.arange(6), features)
+
+
+def test_a_probe_once_fitted_scores_any_records():
+    features, targets = example(60)
+    patients = np.arange(60)
+    probe = fit_probe(features, targets, patients)
+    for n in (1, 7):
+        test, _ = example(n, seed=n)
+        np.testing.assert_array_equal(probe(test), linear_probe(features, targets, patients, test))
+
+
+def test_a_class_without_a_positive_gets_one_low_logit():
+    features, targets = example(60)
+    targets[:, 1] = 0
+    scores = linear_probe(features, targets, np.arange(60), example(200, seed=2)[0])
+    assert np.isfinite(scores).all()
+    assert scores[:, 1].max() < -3 and np.ptp(scores[:, 1]) < 0.01
+    kept = [c for c in range(targets.shape[1]) if c != 1]
+    alone = linear_probe(features, targets[:, kept], np.arange(60), example(200, seed=2)[0])
+    np.testing.assert_allclose(scores[:, kept], alone, atol=0.02)
