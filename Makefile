@@ -47,8 +47,10 @@ outputs: $(STAMP)
 JOBS    ?= $(shell nproc)
 FROM     = $(if $(DATA),--data "$(DATA)")
 results: $(STAMP)
-	OMP_NUM_THREADS=1 $(PY) -m ecgtutorial.experiments label-efficiency "$(COHORT)" \
-		$(FROM) --jobs $(JOBS)
+	for experiment in label-efficiency linear-evaluation linear-evaluation-all noise-robustness; do \
+		OMP_NUM_THREADS=1 $(PY) -m ecgtutorial.experiments $$experiment "$(COHORT)" \
+			$(FROM) --jobs $(JOBS) || exit; \
+	done
 ifeq ($(COHORT),ptb-xl)
 	OMP_NUM_THREADS=1 $(PY) -m ecgtutorial.experiments simulated-to-real ptb-xl $(FROM)
 	OMP_NUM_THREADS=1 $(PY) -m ecgtutorial.evaluate.realism $(FROM) --jobs $(JOBS)
