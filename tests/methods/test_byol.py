@@ -69,15 +69,17 @@ def test_the_momentum_rises_along_a_half_cosine_to_one():
 def test_the_loss_is_both_distances_and_the_target_sees_each_view():
     method = byol().eval()
     shake(method.target)
-    views = torch.randn(2, 6, 12, 100)
+    views = torch.stack([torch.randn(6, 12, 100), 9 * torch.rand(6, 12, 1) + torch.zeros(100)])
     method.view = lambda signals, queue=list(views): queue.pop(0)
     loss, _ = method.loss(batch())
-    expected = 0.0
-    for mine, others in ((0, 1), (1, 0)):
+
+    def distance(mine, other):
         p = F.normalize(method.predictor(method.projector(method.encoder(views[mine]))), dim=1)
-        t = F.normalize(method.target(views[others]), dim=1)
-        expected = expected + (p - t).square().sum(dim=1).mean()
-    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+        t = F.normalize(method.target(views[other]), dim=1)
+        return (p - t).square().sum(dim=1).mean()
+
+    torch.testing.assert_close(loss, distance(0, 1) + distance(1, 0), rtol=1e-4, atol=1e-5)
+    assert (loss - distance(0, 0) - distance(1, 1)).abs() > 0.01  # the other view, not its own
 
 
 def test_every_weight_but_the_targets_learns():
