@@ -209,6 +209,14 @@ def train_still(name):
         method.queue_from = 0
     shift = iter(range(100))  # the views of a step differ
     method.view = lambda signals: signals * (1 + 0.1 * (next(shift) % 3))
+    for module in method.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            module.momentum = 1.0
+    with torch.no_grad():  # the statistics of all records, once and for all
+        signals = torch.from_numpy(cohort(32, 100).signals / np.float32(1000))
+        z = method.projector(method.encoder(signals))
+        getattr(method, "predictor", torch.nn.Identity())(z)
+        getattr(method, "target", torch.nn.Identity())(signals)
     method.train = lambda mode=True: method
     torch.nn.Module.train(method, False)
     grads, shares = [], []
@@ -262,7 +270,7 @@ def test_two_processes_do_what_one_does(tmp_path, one_thread):
         for found in two:  # averaged over processes: the gradient of the whole batch's loss
             for a, b in zip(found["grads"][0], one["grads"][0], strict=True):
                 torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5 * float(b.abs().max()) + 1e-7)
-        assert max(float(gradient.abs().max()) for gradient in one["grads"][0]) > 1e-3
+        assert max(float(gradient.abs().max()) for gradient in one["grads"][0]) > 1e-2
         assert len(one["shares"]) == (6 if name == "swav" else 0)
         for first, second, whole in zip(two[0]["shares"], two[1]["shares"], one["shares"]):
             torch.testing.assert_close(torch.cat([first, second]), whole, rtol=1e-3, atol=1e-4)
