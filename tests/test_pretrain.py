@@ -23,7 +23,7 @@ from ecgtutorial.methods.three_kg import ThreeKG
 from ecgtutorial.pretrain import health, pretrain
 
 TRAINING = {
-    "epochs": 8, "batch_size": 8, "weight_decay": 0.01, "warmup": 0.1, "schedule": "cosine",
+    "epochs": 6, "batch_size": 8, "weight_decay": 0.01, "warmup": 0.1, "schedule": "cosine",
     "checkpoint_seconds": 0.0, "progress": False, "accelerator": "cpu",
 }  # fmt: skip
 SMALL = {
@@ -84,7 +84,7 @@ def test_runs_killed_at_random_steps_end_with_the_same_weights(tmp_path, one_thr
     dice = random.Random(0)
     for name in KILLED:  # one process after the other, killed within the run of this method
         checkpoint = tmp_path / "killed" / name / "checkpoint.safetensors"
-        process, enough = start("train_all", tmp_path / "killed"), dice.randrange(10, 25)
+        process, enough = start("train_all", tmp_path / "killed"), dice.randrange(8, 18)
         while steps_done(checkpoint) < enough and process.poll() is None:
             time.sleep(0.002)
         time.sleep(dice.random() * 0.05)

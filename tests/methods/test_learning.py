@@ -55,8 +55,8 @@ def found_again(method, encoder, signals):
 @pytest.mark.parametrize(
     "make, epochs",
     [
-        (lambda: ThreeKG(variant="A", seconds=2.5), 16),
-        (lambda: ThreeKG(variant="L", seconds=2.5), 16),
+        (lambda: ThreeKG(variant="A", seconds=2.5), 14),
+        (lambda: ThreeKG(variant="L", seconds=2.5), 14),
         (lambda: SimCLR(encoder="xresnet1d50-small"), 12),
         (lambda: BYOL(momentum=0.95, features=64), 20),
         (lambda: SwAV(n_views=4, prototypes=30, queue=48, queue_from=5), 12),
