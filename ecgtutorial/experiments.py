@@ -106,13 +106,13 @@ MEHARI_PAPER = {
         {**_LARGE, "lr": 1e-3, "warmup": 10 / 2000, "weight_decay": 1e-6},
     ),
     "cpc": (
-        CPC, {"encoder": "cpc", "ahead": [12], "seconds": 10.0},
+        CPC, {"encoder": "cpc", "seconds": 10.0},
         {"epochs": 1000, "batch_size": 32, "lr": 1e-4, "weight_decay": 1e-3},
     ),
 }  # fmt: skip
 # Fine-tuning with paper B's views, in windows that overlap by half. A pre-trained encoder starts
 # behind its head and learns the slower the deeper a layer lies; one from scratch learns as a whole.
-MEHARI_OVERLAP = 0.5
+MEHARI_FS, MEHARI_SECONDS, MEHARI_OVERLAP = 100, 2.5, 0.5  # at every scale
 MEHARI_FINE_TUNING = {"mask": 0.0, "views": augment.MEHARI_VIEWS}
 MEHARI_GRADUAL = {"layer_decay": 0.8, "head_share": 0.1}
 MEHARI_SUBSETS = {0.10: 2, 1.0: 1}  # label budgets, and how many random draws of each
@@ -254,7 +254,7 @@ def _mehari_options(scale, task):
     settings = SCALES[scale]
     fine_tuning = {k: v for k, v in settings["fine_tuning"].items() if k != "mask"}
     return {
-        "seconds": settings["seconds"], "overlap": MEHARI_OVERLAP, "task": task,
+        "seconds": MEHARI_SECONDS, "overlap": MEHARI_OVERLAP, "task": task,
         "fine_tuning": fine_tuning | MEHARI_FINE_TUNING, "reference": MEHARI_REFERENCE,
     }  # fmt: skip
 
@@ -291,9 +291,9 @@ def _run_mehari(
     return frame
 
 
-def open_for(scale, name, data=None):
-    """The cohort of a chapter at a scale."""
-    settings = SCALES[scale]
+def open_for(scale, name, data=None, fs=None):
+    """The cohort of a chapter at a scale; `fs` (Hz) where a paper has a rate of its own."""
+    settings = SCALES[scale] | ({"fs": fs} if fs else {})
     if name == "simulated":
         return open_cohort(name, n_patients=settings["n_patients"], fs=settings["fs"])
     if name == "ptb-xl":
@@ -412,7 +412,9 @@ def main():
     parser.add_argument("--out", default="results")
     parser.add_argument("--jobs", type=int, default=1, help="processes; give each its cores")
     arguments = parser.parse_args()
-    cohort = open_for(arguments.scale, arguments.cohort, arguments.data)
+    of_paper_b = arguments.experiment.startswith(("linear-evaluation", "noise-robustness"))
+    fs = MEHARI_FS if of_paper_b else None
+    cohort = open_for(arguments.scale, arguments.cohort, arguments.data, fs)
     path = f"{arguments.out}/{arguments.cohort}/{arguments.experiment}.csv"
     run = EXPERIMENTS[arguments.experiment]
     frame = run(cohort, arguments.scale, arguments.seeds, path, n_jobs=arguments.jobs)
