@@ -157,6 +157,40 @@ def time_mask(signals, fraction, generator=None):
     return torch.where(hidden, 0, signals)
 
 
+def random_lead_mask(signals, p=0.5, generator=None):
+    """Zero each lead of each record with probability `p`, whole, independently of the others.
+
+    `signals`: (batch, lead, time). Source: paper A, section 3.3 (random lead masking). Chapter:
+    *Local and global*.
+    """
+    _check(signals, p=p)
+    if not 0 <= p <= 1:
+        raise ValueError(f"p is {p}: expected a probability")
+    keep = torch.rand(signals.shape[:2], device=signals.device, generator=generator) >= p
+    return signals * keep[..., None].to(signals.dtype)
+
+
+def span_mask(shape, p=0.065, span=10, device="cpu", generator=None):
+    """Hide spans of tokens: (batch, token) bool, True where hidden.
+
+    Every token begins a span of `span` tokens with probability `p`; spans may overlap, and may
+    begin before the first token, so that a share of 1 - (1 - p)^span is hidden, half of all with
+    the paper's numbers. A record with fewer than two hidden tokens gets one span more, at a random
+    place. Raises ``ValueError`` for a span that does not fit.
+    Source: paper A, section 3.1. Chapter: *Local and global*.
+    """
+    n, n_tokens = shape
+    if not 2 <= span <= n_tokens or not 0 <= p <= 1:
+        raise ValueError(f"p is {p}, span {span} for {n_tokens} tokens: expected 2 ... tokens")
+    draw = torch.rand(n, n_tokens + span - 1, device=device, generator=generator)
+    extra = torch.randint(n_tokens - span + 1, (n,), device=device, generator=generator)
+    start = (draw < p).float()
+    hidden = torch.nn.functional.max_pool1d(start, span, stride=1) > 0  # a start hides what follows
+    place = torch.arange(n_tokens, device=device) - extra[:, None]  # (batch, token)
+    few = hidden.sum(dim=1, keepdim=True) < 2
+    return hidden | (few & (place >= 0) & (place < span))
+
+
 def random_resized_crop(signals, low=0.5, high=1.0, generator=None):
     """Keep a random part of each record and stretch it back to full length (linear).
 
@@ -415,6 +449,7 @@ VIEWS = {
     for view in (
         random_resized_crop, time_out, gaussian_noise, gaussian_blur, channel_resize,
         dynamic_time_warp, baseline_wander, powerline, em_noise, baseline_shift, time_mask,
+        random_lead_mask,
     )
 }  # fmt: skip
 

@@ -31,7 +31,7 @@ _CHUNK = 256  # records hashed or written at a time: bounded memory
 
 
 def open_cohort(name, data=None, **options):
-    """Open a cohort by name: `"simulated"`, `"simulated-vt"`, `"ptb-xl"` or `"wfdb-folder"`.
+    """Open a cohort: `"simulated"`, `"simulated-vt"`, `"ptb-xl"`, `"wfdb-folder"`, `"challenge"`.
 
     `data`: folder of the records; without it PTB-XL is downloaded. `options`: the arguments of
     ``ecgtutorial.datasets.<name>.open``, such as ``fs``, ``n_records``, ``strict``.
@@ -62,8 +62,13 @@ def open_cohort(name, data=None, **options):
         from ecgtutorial.datasets import wfdb_folder
 
         return wfdb_folder.open(data, **options)
+    if name == "challenge":
+        from ecgtutorial.datasets import challenge
+
+        return challenge.open(data, **options)
     raise ValueError(
-        f"unknown cohort {name!r}: choose 'simulated-vt', 'simulated', 'ptb-xl' or 'wfdb-folder'"
+        f"unknown cohort {name!r}: choose 'challenge', 'simulated-vt', 'simulated', 'ptb-xl' or "
+        "'wfdb-folder'"
     )
 
 
@@ -191,19 +196,23 @@ class Cohort:
         """0/1 targets (record, class) as a DataFrame of uint8.
 
         `task`: ``"superclass"`` (NORM, MI, STTC, CD, HYP), ``"subclass"`` (23), ``"diagnostic"``
-        (44), ``"form"`` (19), ``"rhythm"`` (12) or ``"all"``, every statement the cohort has.
+        (44), ``"form"`` (19), ``"rhythm"`` (12), ``"challenge"`` (26, see `datasets.challenge.
+        targets`) or ``"all"``, every statement the cohort has.
         A statement counts at any likelihood. Raises ``ValueError`` without labels.
         Source: Strodthoff et al. 2021. Chapter: *Label efficiency*.
         """
+        from ecgtutorial.datasets import challenge
         from ecgtutorial.datasets.ptbxl import STATEMENTS, classes
 
         if not self.labels.shape[1]:
             raise ValueError(f"cohort {self.name!r} has no labels: pre-train on it, or add a table")
         if task == "all":
             return self.labels.copy()
+        if task == "challenge":
+            return challenge.targets(self)
         members = classes(task)  # class -> its statements
         known = [code for code in self.labels if code in STATEMENTS]
-        if not known:
+        if not known or challenge.is_own(self.labels):  # the two share names, such as PAC
             raise ValueError(
                 f"cohort {self.name!r} has no PTB-XL statement to make {task!r} of, only "
                 f"{', '.join(map(str, self.labels.columns[:5]))} ...: use targets('all')"
@@ -378,7 +387,8 @@ def left_out(cohort, strict):
     """Say which records were damaged: a warning, or with `strict` a ``ValueError``."""
     damaged = cohort.missing["damaged"]
     if damaged:
-        total = len(cohort.table["record_id"].unique()) + len(damaged)
+        names = cohort.table.get("recording", cohort.table["record_id"])  # not its pieces
+        total = names.nunique() + len(damaged)
         message = left_out_message(damaged, f"{len(damaged):,} of {total:,} records are")
         if strict:
             raise ValueError(message)

@@ -6,6 +6,7 @@ fills ``results/ptb-xl/label-efficiency.csv``. Stop it when you like: it goes on
 """
 
 import argparse
+import dataclasses
 import functools
 import time
 
@@ -15,12 +16,14 @@ import torch
 from . import augment, encoders, losses, metrics, runs
 from .cohort import open_cohort
 from .datasets import simulated
-from .encoders import recurrent, single_lead, xresnet
+from .encoders import recurrent, single_lead, transformer, xresnet
 from .encoders.single_lead import SingleLeadCNN, default_strides
-from .evaluate import finetune, label_efficiency, noise, probe
-from .methods import byol, cpc, simclr, swav, three_kg
+from .evaluate import any_lead, finetune, identification, label_efficiency, noise, probe
+from .leads import SUBSETS
+from .methods import byol, cpc, local_global, simclr, swav, three_kg
 from .methods.byol import BYOL
 from .methods.cpc import CPC
+from .methods.local_global import LocalGlobal
 from .methods.simclr import SimCLR
 from .methods.swav import SwAV
 from .methods.three_kg import ThreeKG
@@ -114,8 +117,13 @@ MEHARI_PAPER = {
 # behind its head and learns the slower the deeper a layer lies; one from scratch learns as a whole.
 MEHARI_FS, MEHARI_SECONDS, MEHARI_OVERLAP = 100, 2.5, 0.5  # at every scale
 MEHARI_FINE_TUNING = {"mask": 0.0, "views": augment.MEHARI_VIEWS}
+MEHARI_HEAD_LR = 5e-3  # of task "all", chosen on fold 9: ten times the other, for many rare classes
 MEHARI_GRADUAL = {"layer_decay": 0.8, "head_share": 0.1}
 MEHARI_SUBSETS = {0.10: 2, 1.0: 1}  # label budgets, and how many random draws of each
+
+# Who is fine-tuned in three ways to see what noise costs then, and the levels of the test.
+NOISE_TRAINING = ("supervised-xresnet", "simclr", "supervised-cpc", "cpc")
+NOISE_TRAINING_LEVELS = (0, 2, 4)
 
 
 def random_encoder(fs, seed):
@@ -227,15 +235,30 @@ MEHARI_REFERENCE = {
     name: (f"supervised-{'cpc' if 'cpc' in name else 'xresnet'}", "fine-tuned")
     for name in ("random-xresnet", "simclr", "byol", "swav", "random-cpc", "cpc")
 }
+# Probes are held against the same network untrained, and CPC's against those of two others.
+MEHARI_OVER = {
+    "random": {
+        name: f"random-{'cpc' if name == 'cpc' else 'xresnet'}" for name in MEHARI
+    },
+    "simclr": {"cpc": "simclr"},
+    "byol": {"cpc": "byol"},
+}
 
 
-def run_linear_evaluation(cohort, scale, seeds, path, task="superclass", n_jobs=1, progress=True):
+def run_linear_evaluation(
+    cohort, scale, seeds, path, task="superclass", n_jobs=1, progress=True, head_lr=None
+):  # fmt: skip
     """Probe and fine-tune the methods of paper B with few and with all labels.
 
-    Fills the table at `path` and returns it. Chapter: *Linear evaluation*.
+    `head_lr`: learning rate of the head in fine-tuning, if not the scale's. Fills the table at
+    `path` and returns it. Chapter: *Linear evaluation*.
     """
     budgets = tuple(MEHARI_SUBSETS) if task == "superclass" else (1.0,)
-    options = _mehari_options(scale, task) | {"budgets": budgets, "subsets": MEHARI_SUBSETS}
+    options = _mehari_options(scale, task) | {
+        "budgets": budgets, "subsets": MEHARI_SUBSETS, "over": MEHARI_OVER,
+    }  # fmt: skip
+    if head_lr:
+        options["fine_tuning"]["head_lr"] = head_lr
     return _run_mehari(
         label_efficiency.label_efficiency, "linear-evaluation", cohort, scale, seeds, path, options,
         n_jobs, progress,
@@ -250,6 +273,50 @@ def run_noise_robustness(cohort, scale, seeds, path, n_jobs=1, progress=True):
     )  # fmt: skip
 
 
+def noise_trainings(scale):
+    """Three ways to fine-tune: suffix of the method's name -> what differs from everybody's."""
+    usual = SCALES[scale]["fine_tuning"]
+    return {
+        "": {},
+        "+noise": {"views": augment.MEHARI_VIEWS | augment.NOISE_LEVELS[2]},
+        "+long": {name: 3 * usual[name] for name in ("epochs", "min_steps")},
+    }
+
+
+def noise_training_entrants(cohort, scale, seeds=(0,), progress=True):
+    """CPC, SimCLR and their supervised baselines, each fine-tuned in three ways.
+
+    A method is called ``cpc`` as it is fine-tuned everywhere else, ``cpc+noise`` with the noise of
+    level 2 among its views, and ``cpc+long`` with three times as many steps.
+    """
+    for one in mehari_entrants(cohort, scale, seeds, progress):
+        for way, more in noise_trainings(scale).items():
+            if one.method in NOISE_TRAINING:
+                yield dataclasses.replace(
+                    one, method=one.method + way, protocols=("fine-tuned",),
+                    fine_tuning=one.fine_tuning | more,
+                )  # fmt: skip
+
+
+def run_noise_training(cohort, scale, seeds, path, n_jobs=1, progress=True):
+    """Does noise in fine-tuning mend what noise breaks, or do more steps?
+
+    Fills the table at `path` and returns it. Chapter: *Noise robustness*.
+    """
+    pairs = {
+        f"{method}{way}": (f"{MEHARI_REFERENCE[method][0]}{way}", "fine-tuned")
+        for method in ("simclr", "cpc")
+        for way in noise_trainings(scale)
+    }
+    options = _mehari_options(scale, "superclass") | {
+        "levels": NOISE_TRAINING_LEVELS, "reference": pairs,
+    }  # fmt: skip
+    return _run_mehari(
+        noise.noise_robustness, "noise-training", cohort, scale, seeds, path, options, n_jobs,
+        progress, noise_training_entrants,
+    )  # fmt: skip
+
+
 def _mehari_options(scale, task):
     settings = SCALES[scale]
     fine_tuning = {k: v for k, v in settings["fine_tuning"].items() if k != "mask"}
@@ -260,12 +327,13 @@ def _mehari_options(scale, task):
 
 
 def _run_mehari(
-    experiment, name, cohort, scale, seeds, path, options, n_jobs, progress
+    experiment, name, cohort, scale, seeds, path, options, n_jobs, progress,
+    entrants=mehari_entrants,
 ):  # fmt: skip
     """Fill and describe a table of paper B's methods, several entrants at a time."""
     began = time.monotonic()
     table = runs.Table(path)
-    everyone = list(mehari_entrants(cohort, scale, seeds, progress and n_jobs == 1))
+    everyone = list(entrants(cohort, scale, seeds, progress and n_jobs == 1))
     if n_jobs > 1:
         joblib.Parallel(n_jobs, verbose=5)(
             joblib.delayed(experiment)([one], cohort, table, progress=False, **options)
@@ -277,6 +345,7 @@ def _run_mehari(
     table.describe(
         experiment=name, cohort=cohort.name, cohort_fingerprint=cohort.fingerprint, scale=scale,
         seeds=list(seeds), settings=options | {"gradual": MEHARI_GRADUAL},
+        own_fine_tuning={one.method: one.fine_tuning for one in everyone},
         methods={m: [mehari(m, scale)[1], mehari(m, scale)[2]] for m in MEHARI},
         classes=label_efficiency.scored_classes(train, test, options["task"]),
         n_train_records=len(train), n_test_records=len(test),
@@ -393,12 +462,258 @@ def _simulated_encoder(scale, seed, progress):
     return encoder
 
 
+# --- paper A: local and global, any subset of leads ---------------------------------------------
+
+# Its methods: name -> class and arguments. RLM is random lead masking; SimCLR has no other view.
+OH_PARTS = {
+    "w2v": {"cmsc": None, "lead_mask": 0.0},
+    "cmsc": {"w2v": False, "lead_mask": 0.0},
+    "w2v+cmsc": {"lead_mask": 0.0},
+    "w2v+rlm": {"cmsc": None},
+    "cmsc+rlm": {"w2v": False},
+    "w2v+cmsc+rlm": {},
+}
+OH = {name: (LocalGlobal, arguments) for name, arguments in OH_PARTS.items()} | {
+    "simclr+rlm": (SimCLR, {"views": {"random_lead_mask": {}}, "temperature": 0.1}),
+    "3kg": (ThreeKG, {}),
+}
+# What each part of the full method brings: name -> what is changed in it.
+OH_ABLATION = {
+    "without diversity": {"diversity": 0.0},
+    "without penalty": {"penalty": 0.0},
+    "without positions": {"positions": False},
+    "hide an eighth": {"mask": 0.035},  # with spans of 4 tokens; the method as it is hides 24 %
+    "hide a half": {"mask": 0.16},  # the paper's share, which it reaches with spans of 10 tokens
+    "N x N": {"cmsc": "NxN"},
+}
+# Training at a scale: pre-training, fine-tuning on diagnoses, ArcFace. Paper A trains for 200
+# epochs in batches of 512 ten-second pieces; ours at `quick` and `full` is for two cores.
+OH_SCALES = {
+    "quick": {
+        "encoder": "transformer-small", "fs": 100, "seconds": 2.5,
+        "pretraining": {"epochs": 2, "batch_size": 32, "lr": 1e-3, "schedule": "cosine"},
+        "fine_tuning": {"epochs": 2, "min_steps": 20, "batch_size": 32},
+        "identity": {"steps": 30, "batch_size": 32, "lr": 2e-3, "scale": 16.0, "margin": 0.2},
+    },
+    "full": {
+        "encoder": "transformer-small", "fs": 100, "seconds": 2.5,
+        "pretraining": {
+            "epochs": 20, "batch_size": 32, "lr": 1e-3, "schedule": "cosine", "warmup": 0.1,
+        },
+        "fine_tuning": {"epochs": 6, "encoder_lr": 2e-3, "head_lr": 1e-2, "mask": 0.0},
+        "identity": {"steps": 200, "lr": 2e-3, "scale": 16.0, "margin": 0.2},
+    },
+    "paper": {
+        "encoder": "transformer", "fs": 500, "seconds": 5.0,
+        "pretraining": {"epochs": 200, "batch_size": 512, "lr": 5e-5, "weight_decay": 0.01},
+        "fine_tuning": {
+            "epochs": 100, "batch_size": 128, "encoder_lr": 5e-5, "head_lr": 5e-5, "mask": 0.0,
+        },
+        "identity": {"steps": 115_000, "batch_size": 128, "lr": 3e-5},
+    },
+}  # fmt: skip
+OH_TABLE_2 = ("w2v", "cmsc", "w2v+cmsc")  # those pre-trained on each lead set by itself
+OH_OVER = {  # paired differences that paper A's claims are about: with and without a part
+    "without_rlm": {f"{name}+rlm": name for name in ("w2v", "cmsc", "w2v+cmsc")},
+    "cmsc": {"w2v": "cmsc", "w2v+cmsc": "cmsc", "w2v+cmsc+rlm": "cmsc+rlm"},
+    "w2v": {"w2v+cmsc": "w2v", "w2v+cmsc+rlm": "w2v+rlm"},
+}
+
+
+def oh_training(cohort):
+    """Whom the methods of paper A are pre-trained on: folds 1-8 without those of `oh_tested`.
+
+    So one pre-training serves diagnosis and identification.
+    """
+    return identification.split(cohort)[0] if oh_tested(cohort) else cohort.split()[0]
+
+
+def oh_tested(cohort):
+    """How many patients identification tests: those with two recordings, if there are two."""
+    recordings = cohort.table.groupby("patient_id")["record_id"].nunique()
+    several = int((recordings > 1).sum())
+    return several if several > 1 else 0
+
+
+def oh_run(name, cohort, scale, seed=0, progress=True, **changes):
+    """The pre-training run of a method of paper A on a cohort: loaded, resumed or made.
+
+    `changes`: arguments of the method in which it differs, as in `OH_ABLATION`.
+    """
+    settings = OH_SCALES[scale]
+    method_class, arguments = OH[name]
+    crop = settings["seconds"] * (2 if method_class is LocalGlobal else 1)  # of two segments
+    arguments = {"encoder": settings["encoder"], "seconds": crop, **arguments, **changes}
+    if method_class is LocalGlobal and scale == "paper":
+        arguments |= {"codes": 320, "features": 256}
+    return runs.pretrained(
+        method_class, cohort, method=arguments, seed=seed, progress=progress,
+        **settings["pretraining"],
+    )  # fmt: skip
+
+
+def oh_entrants(cohort, scale, seeds=(0,), names=tuple(OH), leads=12, progress=True):
+    """The network of paper A untrained, and pre-trained by each method, for diagnosis and identity.
+
+    Pre-trained are they on `oh_training`. `leads`: the lead set that pre-training sees (the paper's
+    second experiment), 12 leads by default.
+    """
+    settings = OH_SCALES[scale]
+    train = any_lead.padded(oh_training(cohort), leads)
+    for seed in seeds:
+        make = functools.partial(untrained, settings["encoder"], cohort.fs, seed)
+        yield label_efficiency.Entrant("random", seed, settings["encoder"], make)
+        for name in names:
+            identity = {"class": OH[name][0].__qualname__, "arguments": OH[name][1], "leads": leads}
+            identity |= {k: settings[k] for k in ("encoder", "seconds", "pretraining")}
+            yield label_efficiency.Entrant(
+                name, seed, runs.config_hash(identity),
+                functools.partial(_oh_encoder, name, train, scale, seed, progress),
+            )  # fmt: skip
+
+
+def _oh_encoder(name, train, scale, seed, progress, **changes):
+    return oh_run(name, train, scale, seed, progress, **changes).encoder
+
+
+def oh_ablation(cohort, scale, seeds=(0,), progress=True):
+    """The full method of paper A, and without each of its parts in turn."""
+    settings = OH_SCALES[scale]
+    train = oh_training(cohort)
+    for seed in seeds:
+        for name, changes in {"w2v+cmsc+rlm": {}, **OH_ABLATION}.items():
+            identity = {"arguments": OH_PARTS["w2v+cmsc+rlm"] | changes}
+            identity |= {k: settings[k] for k in ("encoder", "seconds", "pretraining")}
+            yield label_efficiency.Entrant(
+                name, seed, runs.config_hash(identity),
+                functools.partial(
+                    _oh_encoder, "w2v+cmsc+rlm", train, scale, seed, progress, **changes
+                ),
+                ("probe",),
+            )  # fmt: skip
+
+
+def run_any_lead(cohort, scale, seeds, path, n_jobs=1, progress=True):
+    """Paper A's table 1, diagnosis: methods x lead sets, fine-tuned. Chapter: *Any lead*."""
+    everyone = oh_entrants(cohort, scale, seeds, progress=progress and n_jobs == 1)
+    return _run_oh(
+        "any-lead", any_lead.any_lead, everyone, cohort, scale, seeds, path, n_jobs, progress
+    )
+
+
+def run_any_lead_pretraining(cohort, scale, seeds, path, n_jobs=1, progress=True):
+    """Paper A's table 2: pre-trained *and* fine-tuned on one lead set. Chapter: *Any lead*."""
+    for leads in SUBSETS:
+        everyone = oh_entrants(cohort, scale, seeds, OH_TABLE_2, leads, progress and n_jobs == 1)
+        _run_oh(
+            "any-lead-pretraining", any_lead.any_lead, everyone, cohort, scale, seeds, path, n_jobs,
+            progress, lead_sets=(leads,),
+        )  # fmt: skip
+    table = runs.Table(path)
+    table.replace_summary(any_lead.summarise(table, over=OH_OVER))  # of all lead sets
+    return table.read()
+
+
+def run_local_global_parts(cohort, scale, seeds, path, n_jobs=1, progress=True):
+    """What each part of paper A's method brings to a probe. Chapter: *Local and global*."""
+    everyone = oh_ablation(cohort, scale, seeds, progress and n_jobs == 1)
+    return _run_oh(
+        "local-global-parts", any_lead.any_lead, everyone, cohort, scale, seeds, path, n_jobs,
+        progress, lead_sets=(12, 1), reference=("w2v+cmsc+rlm", "probe"),
+    )  # fmt: skip
+
+
+def run_segments(cohort, scale, seeds, path, n_jobs=1, progress=True, leaky=False):
+    """Segments split by patient, or dealt without regard to it as in paper A's code (`leaky`).
+
+    The network from scratch, on 12 leads. Chapter: *Any lead*.
+    """
+    everyone = [
+        dataclasses.replace(one, protocols=("fine-tuned",))
+        for one in oh_entrants(cohort, scale, seeds, names=())
+    ]
+    cut = any_lead.segments(cohort, OH_SCALES[scale]["seconds"])
+    return _run_oh(
+        "segments-leaky" if leaky else "segments-right", any_lead.any_lead, everyone, cohort, scale,
+        seeds, path, n_jobs, progress, evaluated=cut, lead_sets=(12,), by_segment=leaky,
+    )  # fmt: skip
+
+
+def run_identification(cohort, scale, seeds, path, n_jobs=1, progress=True):
+    """Paper A's table 1, identification, and beside it a beat that never learned anything.
+
+    Chapter: *Patient identification*.
+    """
+    everyone = [
+        label_efficiency.Entrant(
+            "median-beat", 0, "median-beat",
+            functools.partial(identification.MedianBeat, cohort.fs), ("untrained",),
+        )
+    ] + [
+        dataclasses.replace(one, protocols=identification.PROTOCOLS)
+        for one in oh_entrants(cohort, scale, seeds, progress=progress and n_jobs == 1)
+    ]
+    return _run_oh(
+        "identification", identification.identification, everyone, cohort, scale, seeds, path,
+        n_jobs, progress,
+    )  # fmt: skip
+
+
+def _run_oh(
+    name, experiment, everyone, cohort, scale, seeds, path, n_jobs, progress, evaluated=None,
+    **options,
+):  # fmt: skip
+    """Fill and describe a table of paper A's methods, several entrants at a time.
+
+    `evaluated`: the cohort that `experiment` is given, if it is not `cohort`.
+    """
+    began = time.monotonic()
+    settings, table, everyone = OH_SCALES[scale], runs.Table(path), list(everyone)
+    training = "training" if name == "identification" else "fine_tuning"
+    trained = settings["identity" if name == "identification" else "fine_tuning"]
+    options = {"seconds": settings["seconds"], training: trained, "over": OH_OVER} | options
+    evaluated = cohort if evaluated is None else evaluated
+    if n_jobs > 1:
+        joblib.Parallel(n_jobs, verbose=5)(
+            joblib.delayed(experiment)([one], evaluated, table, progress=False, **options)
+            for one in everyone
+        )
+    frame = experiment(everyone, evaluated, table, progress=progress, **options)
+    train, _, test = cohort.split()
+    earlier = runs.load_provenance(table.path).get("seconds", 0)
+    table.describe(
+        experiment=name, cohort=cohort.name, cohort_fingerprint=cohort.fingerprint, scale=scale,
+        seeds=list(seeds), settings=settings | options,
+        methods={method: arguments for method, (_, arguments) in OH.items()},
+        n_train_records=len(train), n_test_records=len(test),
+        n_pretraining_records=len(oh_training(cohort)), n_identified_patients=oh_tested(cohort),
+        n_train_patients=int(train.table["patient_id"].nunique()),
+        n_test_patients=int(test.table["patient_id"].nunique()),
+        code=runs.code_hash(
+            augment, losses, metrics, transformer, local_global, simclr, three_kg, finetune, probe,
+            any_lead, identification,
+        ),
+        seconds=round(earlier + time.monotonic() - began),
+    )  # fmt: skip
+    return frame
+
+
 EXPERIMENTS = {
     "label-efficiency": run_label_efficiency,
     "simulated-to-real": run_simulated_to_real,
     "linear-evaluation": run_linear_evaluation,
-    "linear-evaluation-all": functools.partial(run_linear_evaluation, task="all"),
+    "linear-evaluation-all": functools.partial(
+        run_linear_evaluation, task="all", head_lr=MEHARI_HEAD_LR
+    ),
+    "linear-evaluation-all-slow": functools.partial(run_linear_evaluation, task="all"),
     "noise-robustness": run_noise_robustness,
+    "noise-training": run_noise_training,
+    "any-lead": run_any_lead,
+    "any-lead-pretraining": run_any_lead_pretraining,
+    "identification": run_identification,
+    "local-global-parts": run_local_global_parts,
+    "segments-right": run_segments,
+    "segments-leaky": functools.partial(run_segments, leaky=True),
 }
 
 
@@ -412,7 +727,7 @@ def main():
     parser.add_argument("--out", default="results")
     parser.add_argument("--jobs", type=int, default=1, help="processes; give each its cores")
     arguments = parser.parse_args()
-    of_paper_b = arguments.experiment.startswith(("linear-evaluation", "noise-robustness"))
+    of_paper_b = arguments.experiment.startswith(("linear-evaluation", "noise-"))
     fs = MEHARI_FS if of_paper_b else None
     cohort = open_for(arguments.scale, arguments.cohort, arguments.data, fs)
     path = f"{arguments.out}/{arguments.cohort}/{arguments.experiment}.csv"

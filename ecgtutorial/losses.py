@@ -186,3 +186,73 @@ def info_nce_ahead(predictions, local, ahead=(12,), n_negatives=128, generator=N
     """
     logits = ahead_logits(predictions, local, ahead, n_negatives, generator)
     return -logits.log_softmax(dim=-1)[..., 0].mean()
+
+
+# --- masked moments, and two segments of one recording -------------------------------------------
+
+
+@in_full_precision
+def masked_logits(context, quantized, masked, codes=None, n_negatives=100, temperature=0.1):
+    """Scores of the true target of each masked token (first) and of other masked tokens' targets.
+
+    `context`, `quantized`: (batch, token, feature), normalised here; `masked`: (batch, token) bool.
+    Negatives are drawn evenly, with replacement, from the *other* masked tokens of the same
+    recording. `codes`: (batch, token, group) integers; a negative with the very codes of the target
+    cannot be told from it and scores -inf. One product compares every guess with every target, one
+    gather picks: no loop over recordings or tokens. Returns (masked token, 1 + n_negatives), cosine
+    over `temperature`. Raises ``ValueError`` where a recording has fewer than two masked tokens.
+    Source: paper A, equation 1; Baevski et al. 2020, equation 3. Chapter: *Local and global*.
+    """
+    if context.shape != quantized.shape or masked.shape != context.shape[:2]:
+        raise ValueError(
+            f"context {tuple(context.shape)}, quantized {tuple(quantized.shape)} and masked "
+            f"{tuple(masked.shape)}: expected (batch, token, feature) twice and (batch, token)"
+        )
+    count = masked.sum(dim=1)  # masked tokens of each recording: (batch,)
+    if bool((count < 2).any()):
+        raise ValueError("masked: a recording has fewer than two masked tokens, so no negatives")
+    scores = F.normalize(context, dim=2) @ F.normalize(quantized, dim=2).transpose(1, 2)
+    scores = scores / temperature  # (batch, token, token)
+    if codes is not None:
+        same = (codes[:, :, None] == codes[:, None, :]).all(dim=3)
+        same.diagonal(dim1=1, dim2=2).fill_(False)
+        scores = scores.masked_fill(same, -torch.inf)
+    row, token = masked.nonzero(as_tuple=True)  # (masked token,), recording by recording
+    position = masked.int().argsort(dim=1, descending=True, stable=True)  # masked tokens first
+    rank = masked.cumsum(dim=1)[row, token] - 1  # which masked token of its recording this is
+    draw = torch.rand(len(row), n_negatives, device=context.device)
+    other = (draw * (count[row, None] - 1)).long()  # among all masked tokens but one
+    other = other + (other >= rank[:, None])  # step over the token itself
+    other = position[row[:, None], other]  # (masked token, n_negatives)
+    return scores[row, token].gather(1, torch.cat([token[:, None], other], dim=1))
+
+
+@in_full_precision
+def code_diversity(usage):
+    """How unevenly codes are used, from 0 (all alike) to nearly 1 (always the same one).
+
+    `usage`: (group, code), mean probability of each code in a batch. With G groups of V codes it is
+    (GV - sum of perplexities) / GV. Source: Baevski et al. 2020, equation 4, as paper A's code has
+    it. Chapter: *Local and global*.
+    """
+    entropy = -(usage * (usage + 1e-7).log()).sum(dim=1)
+    return 1 - entropy.exp().sum() / usage.numel()
+
+
+@in_full_precision
+def segment_contrast(first, second, temperature=0.1):
+    """CMSC as paper A's code has it: find your recording's second half among all second halves.
+
+    `first`, `second`: (n, feature), two neighbouring segments of n recordings, normalised here.
+    Cross-entropy over the n x n table of cosines, in both directions. The paper's text has all 2n
+    segments in every denominator instead, which is `nt_xent`. Equal embeddings give log(n).
+    Source: paper A's code; Kiyasseh et al. 2021. Chapter: *Local and global*.
+    """
+    if first.shape != second.shape or first.ndim != 2:
+        raise ValueError(
+            f"first {tuple(first.shape)} and second {tuple(second.shape)}: expected one shape "
+            "(n, feature)"
+        )
+    scores = F.normalize(first, dim=1) @ F.normalize(second, dim=1).T / temperature  # (n, n)
+    true = torch.arange(len(first), device=first.device)
+    return (F.cross_entropy(scores, true) + F.cross_entropy(scores.T, true)) / 2

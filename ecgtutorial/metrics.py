@@ -1,4 +1,4 @@
-"""Macro AUC and its intervals: everything vectorised over bootstrap resamples.
+"""Macro AUC, the Challenge's score and intervals: all vectorised over bootstrap resamples.
 
 Missing classes, the rule everywhere in the book: a class without a positive (or without a negative)
 among the evaluated records has no AUC and is left out of the mean; a bootstrap resample that misses
@@ -8,17 +8,17 @@ a class leaves it out of that resample's mean only.
 import numpy as np
 
 
-def _check(targets, scores):
+def _check(targets, scores, name="scores"):
     targets, scores = np.asarray(targets), np.asarray(scores)
     if targets.shape != scores.shape or targets.ndim != 2:
         raise ValueError(
-            f"targets {targets.shape} and scores {scores.shape}: expected one shape (record, class)"
+            f"targets {targets.shape} and {name} {scores.shape}: expected one shape (record, class)"
         )
     if not len(targets):
-        raise ValueError("targets and scores hold no record")
+        raise ValueError(f"targets and {name} hold no record")
     if not np.isfinite(scores).all():
         bad = int((~np.isfinite(scores)).any(axis=1).sum())
-        raise ValueError(f"scores: {bad} of {len(scores)} records hold NaN or infinity")
+        raise ValueError(f"{name}: {bad} of {len(scores)} records hold NaN or infinity")
     if not np.isin(targets, (0, 1)).all():
         raise ValueError("targets holds values other than 0 and 1")
     return targets, scores
@@ -96,6 +96,54 @@ def bootstrap_macro_auc(targets, scores, weights):
         missing = np.isnan(values)  # (class, resample)
         total = np.where(missing, 0, values).sum(axis=0)
         return total / (~missing).sum(axis=0)
+
+
+def challenge_gain(targets, predictions, weights):
+    """What each record adds to the Challenge's sum, before that is normalised.
+
+    `targets`, `predictions`: 0/1 (record, class); `weights`: (class, class), what a predicted class
+    is worth in place of a true one. The weights of all pairs of a label and a prediction are summed
+    and divided by the number of classes in either; a record with neither adds 0. Returns (record,).
+    Raises ``ValueError`` for shapes that do not fit and values other than 0 and 1.
+    Source: Perez Alday et al. 2020, Reyna et al. 2021. Chapter: *Any lead*.
+    """
+    targets, predictions = _check(targets, predictions, "predictions")
+    if not np.isin(predictions, (0, 1)).all():
+        raise ValueError("predictions holds values other than 0 and 1: compare scores with 0.5")
+    weights = np.asarray(weights, dtype=float)
+    if weights.shape != 2 * targets.shape[1:]:
+        n = targets.shape[1]
+        raise ValueError(f"weights {weights.shape}: expected ({n}, {n}), a row and column a class")
+    targets, predictions = targets.astype(float), predictions.astype(float)
+    pairs = (targets @ weights * predictions).sum(axis=1)
+    return pairs / np.maximum(1, np.maximum(targets, predictions).sum(axis=1))
+
+
+def challenge_score(targets, predictions, weights, normal, counts=None):
+    """Score of the PhysioNet/CinC Challenge: 1 for perfect, 0 for always "sinus rhythm" alone.
+
+    `targets`, `predictions`, `weights`: as in `challenge_gain`; `normal`: the column of sinus
+    rhythm. Returns a float, or (resample,) with `counts` of `patient_weights` (resample, record).
+    The gain of the predictions, less that of always answering `normal`, over the gain of the
+    targets themselves, less the same. Where the two below are equal, because no record has a label
+    but `normal`, there is no score: ``ValueError``, or NaN in a resample, which `interval` ignores.
+    Source: Perez Alday et al. 2020, Reyna et al. 2021. Chapter: *Any lead*.
+    """
+    targets = np.asarray(targets)
+    always = np.zeros_like(targets)
+    always[..., normal] = 1
+    gains = [challenge_gain(targets, p, weights) for p in (predictions, targets, always)]
+    one = np.ones((1, len(targets))) if counts is None else np.asarray(counts)
+    if one.ndim != 2 or one.shape[1] != len(targets):
+        raise ValueError(f"counts {one.shape}: expected (resample, record), {len(targets)} records")
+    above = np.stack([gains[0] - gains[2], gains[1] - gains[2]], axis=1)  # (record, 2)
+    found, best = (one @ above).T  # (resample,)
+    score = np.divide(found, best, out=np.full(len(one), np.nan), where=np.abs(best) > 1e-9)
+    if counts is not None:
+        return score
+    if np.isnan(score[0]):
+        raise ValueError("targets: no record has a label but sinus rhythm, so there is no score")
+    return float(score[0])
 
 
 def interval(values, level=0.95):

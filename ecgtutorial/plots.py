@@ -20,6 +20,9 @@ METHODS = {  # label, colour, marker
     "random": ("random encoder", GREY, "X"),
     "supervised": ("supervised", BLACK, "s"),
     "simclr": ("SimCLR", BLUE, "o"),
+    "byol": ("BYOL", GREEN, "D"),
+    "swav": ("SwAV", PURPLE, "P"),
+    "cpc": ("CPC", VERMILLION, ">"),
     "3kg-l": ("3KG-L", VERMILLION, "^"),
     "3kg-a": ("3KG-A", ORANGE, "v"),
 }

@@ -148,28 +148,38 @@ class Table:
 
     def ranks(self):
         """The stored answers: {config hash: uint16 ranks (test record, class)}."""
+        return self._arrays(lambda key: ":" not in key)
+
+    def samples(self):
+        """The stored bootstrap values: {"config hash:metric": (resample,)}."""
+        return self._arrays(lambda key: ":" in key)
+
+    def _arrays(self, wanted):
         path = self.path.with_suffix(".npz")
         if not path.exists():
             return {}
         with np.load(path) as file:
-            return {key: file[key] for key in file.files}
+            return {key: file[key] for key in file.files if wanted(key)}
 
-    def add(self, rows, scores=None):
+    def add(self, rows, scores=None, samples=None):
         """Append rows (dictionaries with keys from `COLUMNS`), all or none.
 
-        `scores`: {config hash: scores (test record, class)} that belong to them.
+        `scores`: {config hash: scores (test record, class)} that belong to them. `samples`:
+        {"config hash:metric": values (resample,)} of metrics that ranks do not give.
         """
         frame = pd.DataFrame(rows)
         strange = set(frame.columns) - set(COLUMNS)
         if strange:
             raise ValueError(f"rows have columns {sorted(strange)}: expected some of {COLUMNS}")
         with self._lock():
-            ranks = self.ranks() | {k: _ranks(v) for k, v in (scores or {}).items()}
+            arrays = self._arrays(lambda key: True)
+            arrays |= {k: _ranks(v) for k, v in (scores or {}).items()}
+            arrays |= {k: np.asarray(v, np.float32) for k, v in (samples or {}).items()}
             frame = frame.reindex(columns=list(COLUMNS))
             before = self.read()
-            if ranks:  # first the answers, so that no row stands without them
+            if arrays:  # first the answers, so that no row stands without them
                 partial = self.path.with_suffix(f".{os.getpid()}.part.npz")
-                np.savez_compressed(partial, **ranks)
+                np.savez_compressed(partial, **arrays)
                 os.replace(partial, self.path.with_suffix(".npz"))
             self._write(pd.concat([before, frame]) if len(before) else frame)
 

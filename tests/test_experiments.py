@@ -47,6 +47,33 @@ def test_the_transfer_table_is_filled_and_says_how(tiny, monkeypatch, tmp_path):
     assert how["simulated"] == {"n_patients": 40, "pretraining": {}}
 
 
+def test_the_table_on_noise_in_training_is_filled_and_says_how(tiny, monkeypatch, tmp_path):
+    monkeypatch.setattr(experiments, "NOISE_TRAINING", ("supervised-xresnet",))
+    cohort = experiments.open_for("quick", "simulated")
+    path = tmp_path / "results" / "noise-training.csv"
+    frame = experiments.run_noise_training(cohort, "quick", [0], path, progress=False)
+    cells = frame[frame["seed"] == "0"]
+    methods = {f"supervised-xresnet{way}" for way in ("", "+noise", "+long")}
+    assert set(zip(cells["method"], cells["noise"])) == {(m, n) for m in methods for n in (0, 2, 4)}
+    assert cells["config"].is_unique and len(cells) == 9
+    drops = frame[frame["metric"] == "macro_auc_drop"]
+    assert set(zip(drops["method"], drops["noise"])) == {(m, n) for m in methods for n in (2, 4)}
+    how = json.loads(path.with_suffix(".json").read_text())
+    assert how["settings"]["levels"] == [0, 2, 4] and how["experiment"] == "noise-training"
+    assert how["own_fine_tuning"]["supervised-xresnet+long"] == {"epochs": 3, "min_steps": 6}
+
+
+def test_three_ways_to_fine_tune_differ_in_one_thing_each(tiny):
+    cohort = experiments.open_for("quick", "simulated")
+    ways = {e.method: e for e in experiments.noise_training_entrants(cohort, "quick")}
+    assert len(ways) == 4 * 3 and {e.protocols for e in ways.values()} == {("fine-tuned",)}
+    usual = experiments.MEHARI_GRADUAL
+    assert ways["cpc"].fine_tuning == usual and ways["supervised-cpc"].fine_tuning == {}
+    assert ways["cpc+long"].fine_tuning == usual | {"epochs": 3, "min_steps": 6}
+    views = ways["supervised-cpc+noise"].fine_tuning["views"]
+    assert views == experiments.augment.MEHARI_VIEWS | experiments.augment.NOISE_LEVELS[2]
+
+
 def test_random_and_supervised_start_from_the_same_weights():
     first, again = (experiments.random_encoder(100, 3) for _ in range(2))
     other = experiments.random_encoder(100, 4)
@@ -84,6 +111,17 @@ def test_the_published_transfer_table_is_whole():
     value = summary.set_index(["method", "budget"])["value"]
     for budget in experiments.TRANSFER_BUDGETS:
         assert value["simulated", budget] > value["random", budget] + 0.05
+
+
+def test_the_published_table_on_noise_in_training_is_whole():
+    frame, how = runs.load_results("ptb-xl", "noise-training")
+    cells = frame[frame["seed"] != "all"]
+    assert cells["config"].is_unique
+    assert len(cells) == 4 * 3 * 3 * 3  # networks, ways, levels, seeds
+    assert set(cells["noise"]) == set(experiments.NOISE_TRAINING_LEVELS)
+    everywhere = runs.load_results("ptb-xl", "noise-robustness")[0].set_index("config")["value"]
+    usual = cells[cells["method"].isin(experiments.NOISE_TRAINING)].set_index("config")["value"]
+    assert usual.eq(everywhere[usual.index]).all()  # the same cells as in the other table
 
 
 def test_the_published_comparison_with_real_records_is_whole():

@@ -178,3 +178,8 @@ def test_vector_loop_wants_three_rows(xyz):
 
 def test_vector_loop_takes_a_flat_record():
     plots.vector_loop(np.zeros((3, 50)))
+
+
+def test_no_two_methods_look_alike():
+    looks = [(colour, marker) for _, colour, marker in plots.METHODS.values()]
+    assert len(set(looks)) == len(looks) and {"byol", "swav", "cpc"} <= set(plots.METHODS)

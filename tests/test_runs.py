@@ -98,6 +98,24 @@ def test_a_table_grows_and_keeps_answers_as_ranks(tmp_path):
         table.add([row("bb", colour="red")])
 
 
+def test_a_table_keeps_bootstrap_values_beside_ranks(tmp_path):
+    table = runs.Table(tmp_path / "table.csv")
+    assert table.samples() == {} and table.ranks() == {}
+    scores, values = np.array([[0.2], [0.1], [0.3]]), np.array([0.51, 0.49, 0.5])  # 64 bits
+    table.add([row("aa")], {"aa": scores}, {"aa:challenge": values})
+    table.add([row("bb", metric="challenge")], samples={"bb:challenge": values + 1})
+    table.add([row("cc")], {"cc": scores})
+    table.add([row("dd")])
+    assert set(table.ranks()) == {"aa", "cc"}
+    found = table.samples()
+    assert set(found) == {"aa:challenge", "bb:challenge"}
+    assert found["aa:challenge"].dtype == np.float32  # as they are, not ranks
+    np.testing.assert_allclose(found["bb:challenge"], values + 1, rtol=1e-7)
+    table.add([row("aa")], samples={"aa:challenge": values[:2]})  # a cell done again
+    assert table.samples()["aa:challenge"].shape == (2,)
+    np.testing.assert_array_equal(table.ranks()["aa"], [[1], [0], [2]])
+
+
 def test_two_processes_may_write_one_table(tmp_path):
     import multiprocessing
 

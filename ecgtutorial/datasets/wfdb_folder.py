@@ -154,7 +154,8 @@ def _to_microvolts(digital, gains):
     if None in scales:
         units = ", ".join(sorted({unit for _, _, unit in gains if unit.lower() not in _MICROVOLTS}))
         raise DamagedRecord(f"unit {units} is no voltage: expected mV, uV or V")
-    if all(scale == gain and not base for scale, (gain, base, _) in zip(scales, gains)):
+    as_is = all(scale == gain and not base for scale, (gain, base, _) in zip(scales, gains))
+    if as_is and digital.dtype == np.int16:
         return digital  # 1 µV a step already
     gain, base = (np.array([g[i] for g in gains], dtype=float)[:, None] for i in (0, 1))
     microvolts = np.rint((digital - base) / gain * np.array(scales)[:, None])

@@ -19,7 +19,7 @@ import torch
 from ..pretrain import has_bfloat16
 
 PARTS = ("augmentation", "encoder", "heads", "loss", "update")
-_READS = ("forward", "tokens", "leads", "local", "context")  # the ways to ask an encoder
+_READS = ("forward", "tokens", "leads", "local", "convolve", "context")  # ways to ask
 
 
 def cost(method, batch, n_steps=5):
@@ -103,8 +103,9 @@ class _Clock:
         def run(*args):
             before = self.switch(part)
             result = function(*args)
-            if result.requires_grad:
-                result.register_hook(backward)
+            first = result[0] if isinstance(result, tuple) else result
+            if first.requires_grad:
+                first.register_hook(backward)
             self.switch(before)
             return result
 

@@ -21,7 +21,7 @@ from .finetune import fine_tune, predict
 from .probe import linear_probe
 from .windows import embed
 
-MINIMUM = 5  # positive records that a statement needs in training and in the evaluated fold
+MINIMUM = 5  # records with, and without, a statement that it needs in training and evaluation
 BUDGETS = (0.01, 0.02, 0.05, 0.10, 0.25, 0.50, 0.60, 1.0)
 SUBSETS = {0.01: 5, 0.02: 5, 0.05: 5, 0.10: 5, 0.25: 3, 0.50: 2, 0.60: 2, 1.0: 1}
 PROTOCOLS = ("probe", "fine-tuned")
@@ -48,7 +48,7 @@ class Entrant:
 def label_efficiency(
     entrants, cohort, table, *, seconds, overlap=0.0, task="superclass", budgets=BUDGETS,
     subsets=None, fine_tuning=None, part="test", progress=True,
-    reference=("supervised", "fine-tuned"),
+    reference=("supervised", "fine-tuned"), over=None,
 ):  # fmt: skip
     """Fill `table` with the macro AUC of every entrant at every label budget, and summarise it.
 
@@ -57,7 +57,8 @@ def label_efficiency(
     of `scored_classes`; a table holds one task. `budgets`: shares of the training patients;
     `subsets`: {budget: number of random subsets}. `seconds`, `overlap`: windows that records are
     read in; `fine_tuning`: arguments of `fine_tune`. `reference`: method and protocol over which
-    the summary gives gains, or {method: (method, protocol) it is held against}.
+    the summary gives gains, or {method: (method, protocol) it is held against}. `over`: further
+    pairs of equal protocol, {name: {method: method it is held against}}.
     Returns the table as a data frame. Chapter: *Label efficiency*.
     """
     table = table if isinstance(table, Table) else Table(table)
@@ -78,27 +79,31 @@ def label_efficiency(
         _run_cells(entrant, missing, train, test, classes, settings, table, bar)
 
     _fill(table, entrants, cells, names, run, progress)
-    table.replace_summary(summarise(table, test, task, names, reference, classes=classes))
+    table.replace_summary(
+        summarise(table, test, task, names, reference, classes=classes, over=over)
+    )
     return table.read()
 
 
 def scored_classes(train, test, task):
     """Names of the classes of a task that are trained and scored.
 
-    Of PTB-XL's groups of statements every class. Of ``"all"`` statements those with at least
-    `MINIMUM` positive records in `train` and as many in `test`: the AUC of a rarer one is noise.
-    Raises ``ValueError`` if none has.
+    Of PTB-XL's groups of statements every class. Of ``"all"`` statements and of the ``"challenge"``
+    classes those with at least `MINIMUM` positive and `MINIMUM` negative records in `train` and as
+    many in `test`: the AUC of a rarer one is noise. Raises ``ValueError`` if none has.
     """
-    positive = test.targets(task).sum()  # records of each class
-    if task != "all":
-        return list(positive.index)
-    enough = (positive >= MINIMUM) & (train.targets(task).sum() >= MINIMUM)
+    targets = [part.targets(task) for part in (train, test)]  # 0/1 (record, class) each
+    classes = targets[1].columns
+    if task not in ("all", "challenge"):
+        return list(classes)
+    enough = [t.sum().between(MINIMUM, len(t) - MINIMUM)[classes].to_numpy() for t in targets]
+    enough = enough[0] & enough[1]
     if not enough.any():
         raise ValueError(
-            f"task 'all': none of {len(enough)} statements has {MINIMUM} positive records in the "
-            "training folds and in the evaluated fold"
+            f"task {task!r}: none of {len(enough)} statements has {MINIMUM} positive records and "
+            "as many negative ones in the training folds and in the evaluated fold"
         )
-    return list(positive.index[enough])
+    return list(classes[enough])
 
 
 def _prepare(cohort, task, part, seconds, overlap, fine_tuning):
@@ -113,7 +118,7 @@ def _prepare(cohort, task, part, seconds, overlap, fine_tuning):
     }  # fmt: skip
     if overlap:  # left out where it is 0: the hashes of tables made without it stay
         settings["overlap"] = overlap
-    if task == "all":
+    if task in ("all", "challenge"):
         settings["minimum"] = MINIMUM
     return train, test, scored_classes(train, test, task), settings
 
@@ -181,7 +186,7 @@ def _cell_row(entrant, protocol, task, labelled, target, scores, weights):
 
 def summarise(
     table, test, task, names=None, reference=("supervised", "fine-tuned"), n_resamples=1000,
-    classes=None,
+    classes=None, over=None,
 ):  # fmt: skip
     """Mean over seeds and subsets with a 95 % interval, and the paired gain over `reference`.
 
@@ -189,11 +194,14 @@ def summarise(
     the task). Each resample draws test patients, pre-training seeds and label subsets with
     replacement, so the interval covers all three. Both sides of a gain see the same patients and
     the same subsets. Returns the summary rows: seed ``all``, metrics ``macro_auc``,
-    ``macro_auc_gain`` and, in a table with noise levels, ``macro_auc_drop``: what noise costs.
+    ``macro_auc_gain``, for every name in `over` ``macro_auc_over_<name>``, the difference to
+    another method under the same protocol, and, in a table with noise levels, ``macro_auc_drop``:
+    what noise costs.
     """
     cells, ranks = table.read(), table.ranks()
     known = ranks.keys() & set(names if names is not None else ranks)
     cells = cells[(cells["seed"] != "all") & cells["config"].isin(known)]
+    cells = cells.drop_duplicates("config")  # two processes may have finished the same one
     target = test.targets(task)
     target = target.to_numpy() if classes is None else target[classes].to_numpy()
     weights = patient_weights(test.table["patient_id"], n_resamples)
@@ -206,11 +214,16 @@ def summarise(
         method, protocol, budget, *level = key
         means = _resample(frame, sampled)
         rows.append(_summary_row(frame, "macro_auc", frame["value"].mean(), means))
-        other = groups.get((*_reference(reference, method), budget, *level))
-        if other is not None and other is not frame:
-            both = set(frame["subset"]) & set(other["subset"])
-            mine, theirs = (f[f["subset"].isin(both)] for f in (frame, other))
-            rows.append(_difference(mine, mine, theirs, "macro_auc_gain", sampled))
+        against = {"macro_auc_gain": _reference(reference, method)}
+        for name, pairs in (over or {}).items():
+            if method in pairs:
+                against[f"macro_auc_over_{name}"] = (pairs[method], protocol)
+        for metric, other in against.items():
+            other = groups.get((*other, budget, *level))
+            if other is not None and other is not frame:
+                both = set(frame["subset"]) & set(other["subset"])
+                mine, theirs = (f[f["subset"].isin(both)] for f in (frame, other))
+                rows.append(_difference(mine, mine, theirs, metric, sampled))
         clean = groups.get((method, protocol, budget, 0)) if noisy else None
         if clean is not None and clean is not frame:
             rows.append(_difference(frame, clean, frame, "macro_auc_drop", sampled))

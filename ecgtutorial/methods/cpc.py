@@ -9,6 +9,8 @@ its own supervision. Paper B's code scores position by position; here one produc
     loss, parts = method.loss(Batch(signals, record, patient))
 """
 
+import math
+
 from torch import nn
 
 from .. import encoders
@@ -20,7 +22,8 @@ class CPC(nn.Module):
 
     `encoder`: ``"cpc"``, ``"cpc-strided"`` or ``"cpc-small"``. `ahead`: how many tokens ahead to
     predict, each with a linear layer of its own. Paper B looks exactly 12 ahead, which is 120 ms;
-    the original method looked at all of 1 to 12. By default as many tokens as 120 ms hold.
+    the original method looked at all of 1 to 12. By default as many tokens as 120 ms hold, but so
+    many that the token to be guessed shares no sample with the one the guess is made from.
     `n_negatives`: moments of the same recording that a guess has to tell from the true one.
     `seconds`: length of a crop, 10 in the paper, 2.5 where two cores train (our choice).
     Chapter: *Contrastive predictive coding*.
@@ -31,7 +34,8 @@ class CPC(nn.Module):
     ):
         super().__init__()
         self.encoder = encoders.build(encoder, fs=fs)
-        self.ahead = tuple(ahead or [max(1, round(0.12 * fs / self.encoder.stride))])
+        usual = round(0.12 * fs / self.encoder.stride)
+        self.ahead = tuple(ahead or [max(usual, first_unseen(self.encoder))])
         self.n_negatives, self.seconds = n_negatives, seconds
         self.predictor = nn.Linear(
             self.encoder.hidden, len(self.ahead) * self.encoder.channels, bias=False
@@ -47,3 +51,13 @@ class CPC(nn.Module):
         loss = -logits.log_softmax(dim=-1)[..., 0].mean()
         right = logits.detach()[..., 0] > logits.detach()[..., 1:].amax(dim=-1)
         return loss, {"accuracy": right.float().mean()}
+
+
+def first_unseen(encoder):
+    """How many tokens ahead of a token the first one lies that shares no sample with it."""
+    samples, stride = 1, 1  # that a token sees; from one token to the next
+    for layer in encoder.layers:
+        if isinstance(layer, nn.Conv1d):
+            samples += (layer.kernel_size[0] - 1) * stride
+            stride *= layer.stride[0]
+    return math.ceil(samples / stride)

@@ -168,7 +168,7 @@ def statements(cohort):
     """The same records with statements of which 4, 5 or more records stand in a part."""
     enough, fold = {}, cohort.table["fold"].to_numpy()
     for name, n_train, n_test in (
-        ("MANY", 40, 6), ("JUST", 5, 5), ("FEW", 4, 5), ("RARE", 5, 4), ("NONE", 0, 0),
+        ("MANY", 40, 5), ("JUST", 5, 5), ("FEW", 4, 5), ("RARE", 5, 4), ("NONE", 0, 0),
     ):  # fmt: skip
         column = np.zeros(100, np.uint8)
         column[np.flatnonzero(fold <= 8)[:n_train]] = 1
@@ -178,7 +178,7 @@ def statements(cohort):
     return Cohort(cohort.signals, cohort.table, labels, 100, "statements")
 
 
-def test_statements_are_scored_from_five_positive_records_on(statements):
+def test_statements_are_scored_from_five_records_with_and_without_on(statements):
     train, validation, test = statements.split()
     assert MINIMUM == 5
     positive = cohort_names(train.labels, 5) & cohort_names(test.labels, 5)
@@ -186,15 +186,23 @@ def test_statements_are_scored_from_five_positive_records_on(statements):
     assert set(found) == positive and {"MANY", "JUST"} <= set(found)
     assert not {"FEW", "RARE", "NONE"} & set(found)
     assert found == [name for name in statements.labels if name in found]
-    assert "JUST" not in scored_classes(train, validation, "all")
+    with pytest.raises(ValueError, match="none of 7 statements"):  # fold 9 has but NORM and IMI
+        scored_classes(train, validation, "all")
     assert scored_classes(train, test, "superclass") == ["NORM", "MI", "STTC", "CD", "HYP"]
     rare = Cohort(statements.signals, statements.table, statements.labels[["RARE"]], 100, "rare")
     with pytest.raises(ValueError, match="none of 1 statements has 5 positive records"):
         scored_classes(*rare.split()[::2], "all")
 
 
+def test_a_statement_that_everybody_has_is_not_scored(statements):
+    labels = statements.labels.assign(EVERYBODY=np.uint8(1))
+    common = Cohort(statements.signals, statements.table, labels, 100, "common")
+    train, _, test = common.split()
+    assert scored_classes(train, test, "all") == scored_classes(*statements.split()[::2], "all")
+
+
 def cohort_names(labels, minimum):
-    return {name for name in labels if (labels[name] == 1).sum() >= minimum}
+    return {n for n in labels if minimum <= labels[n].sum() <= len(labels) - minimum}
 
 
 def test_all_statements_with_a_budget_that_misses_some(statements, tmp_path):

@@ -12,7 +12,7 @@ from ecgtutorial.cohort import Cohort
 from ecgtutorial.losses import sinkhorn
 from ecgtutorial.methods import Batch
 from ecgtutorial.methods.byol import BYOL
-from ecgtutorial.methods.cpc import CPC
+from ecgtutorial.methods.cpc import CPC, first_unseen
 from ecgtutorial.methods.simclr import SimCLR
 from ecgtutorial.methods.swav import SwAV
 from ecgtutorial.pretrain import pretrain
@@ -201,10 +201,26 @@ def test_swav_wants_two_views():
 
 @pytest.mark.parametrize(
     "fs, encoder, ahead",
-    [(100, "cpc", 12), (100, "cpc-small", 3), (500, "cpc", 60), (100, "cpc-strided", 1)],
+    [(100, "cpc", 12), (100, "cpc-small", 3), (500, "cpc", 60), (100, "cpc-strided", 4)],
 )
-def test_cpc_looks_120_ms_ahead(fs, encoder, ahead):
+def test_cpc_looks_120_ms_ahead_and_past_all_it_has_seen(fs, encoder, ahead):
     assert CPC(fs=fs, encoder=encoder).ahead == (ahead,)
+
+
+@pytest.mark.parametrize("name", ["cpc", "cpc-small", "cpc-strided"])
+def test_the_first_unseen_token_shares_no_sample_with_the_past(name):
+    encoder = CPC(encoder=name).encoder.eval()
+    signals = torch.randn(1, 12, 400, generator=torch.Generator().manual_seed(0))
+    signals.requires_grad_()
+    local = encoder.local(signals)  # (1, token, channels)
+
+    def seen(token):
+        (slope,) = torch.autograd.grad(local[0, token].sum(), signals, retain_graph=True)
+        return set(slope[0].abs().sum(dim=0).nonzero()[:, 0].tolist())  # samples
+
+    ahead = first_unseen(encoder)
+    assert not seen(5) & seen(5 + ahead)
+    assert ahead == 1 or seen(5) & seen(5 + ahead - 1)  # and it is the first
 
 
 def test_cpc_learns_to_guess_what_can_be_guessed():
