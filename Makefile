@@ -47,7 +47,9 @@ outputs: $(STAMP)
 JOBS    ?= $(shell nproc)
 FROM     = $(if $(DATA),--data "$(DATA)")
 results: $(STAMP)
-	for experiment in label-efficiency linear-evaluation linear-evaluation-all noise-robustness; do \
+	for experiment in label-efficiency linear-evaluation linear-evaluation-all \
+		linear-evaluation-all-slow noise-robustness noise-training any-lead \
+		any-lead-pretraining identification local-global-parts segments-right segments-leaky; do \
 		OMP_NUM_THREADS=1 $(PY) -m ecgtutorial.experiments $$experiment "$(COHORT)" \
 			$(FROM) --jobs $(JOBS) || exit; \
 	done
