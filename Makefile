@@ -49,7 +49,8 @@ FROM     = $(if $(DATA),--data "$(DATA)")
 results: $(STAMP)
 	for experiment in label-efficiency linear-evaluation linear-evaluation-all \
 		linear-evaluation-all-slow noise-robustness noise-training any-lead \
-		any-lead-pretraining identification local-global-parts segments-right segments-leaky; do \
+		any-lead-pretraining identification local-global-parts segments-right segments-leaky \
+		spatio-temporal spatio-temporal-parts all-methods; do \
 		OMP_NUM_THREADS=1 $(PY) -m ecgtutorial.experiments $$experiment "$(COHORT)" \
 			$(FROM) --jobs $(JOBS) || exit; \
 	done
@@ -58,6 +59,9 @@ ifeq ($(COHORT),ptb-xl)
 	OMP_NUM_THREADS=1 $(PY) -m ecgtutorial.evaluate.realism $(FROM) --jobs $(JOBS)
 	OMP_NUM_THREADS=1 $(PY) -m ecgtutorial.evaluate.leakage $(FROM)
 endif
+	for experiment in ventricular-origin ventricular-origin-all; do \
+		OMP_NUM_THREADS=1 $(PY) -m ecgtutorial.experiments $$experiment simulated-vt --jobs $(JOBS) || exit; \
+	done
 	$(PY) book/_tools/cover.py
 
 lint: $(STAMP)

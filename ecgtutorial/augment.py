@@ -191,6 +191,68 @@ def span_mask(shape, p=0.065, span=10, device="cpu", generator=None):
     return hidden | (few & (place >= 0) & (place < span))
 
 
+def hidden_spans(
+    shape, fs, ratio, seconds=(0.2, 0.5), leads="independent", device="cpu", generator=None
+):  # fmt: skip
+    """Which samples to hide: spans of random length at random places, bool, True where hidden.
+
+    `shape`: (batch, lead, time). `ratio`: share of the samples that is hidden on average; spans
+    overlap, so a record has a little more or less. `seconds`: shortest and longest span. `leads`:
+    ``"independent"``, each lead has spans of its own; ``"common"``, all leads together; ``"limb"``,
+    the first six of twelve together, so that none of them can be computed from two others. Raises
+    ``ValueError`` for other words, for a ratio outside 0 ... 1 and spans that do not fit.
+    Source: paper C, where all numbers are our choice. Chapter: *Space and time*.
+    """
+    batch, n_leads, time = shape
+    first = {"independent": 0, "common": n_leads, "limb": 6}.get(leads)  # leads that share spans
+    shortest, longest = (max(1, round(s * fs)) for s in seconds)
+    if first is None or (leads == "limb" and n_leads != 12):
+        raise ValueError(
+            f"leads is {leads!r} for {n_leads} leads: expected 'independent', 'common', or, for 12 "
+            "leads, 'limb'"
+        )
+    if not 0 <= ratio <= 1 or not shortest <= longest <= time:
+        raise ValueError(
+            f"ratio is {ratio}, spans are {seconds} s in {time / fs:g} s: expected a ratio of 0 to "
+            "1 and spans that fit, the shortest first"
+        )
+    rows = n_leads - max(0, first - 1)
+    # With a span beginning at each sample with chance p, (1 - p)^(mean length) stays visible.
+    # Spans may begin before the first sample: both ends are hidden as often as the middle.
+    p = 1 - (1 - ratio) ** (2 / (shortest + longest))
+    size = (batch, rows, time + longest - 1)
+    begins = torch.rand(size, device=device, generator=generator) < p
+    lengths = torch.randint(shortest, longest + 1, size, device=device, generator=generator)
+    place = torch.arange(size[2], device=device)
+    ends = torch.where(begins, place + lengths, 0).cummax(dim=2).values  # of the spans so far
+    hidden = (place < ends)[..., longest - 1 :]  # (batch, row, time)
+    if first:
+        row = [0] * first + list(range(1, rows))
+        hidden = hidden[:, row]
+    return hidden
+
+
+def shuffle_leads(signals, share=1.0, generator=None):
+    """Exchange the places of a random `share` of the leads of each record.
+
+    `signals`: (batch, lead, time). The chosen leads are dealt out anew over their places; with
+    twelve leads one of them lands where it was on average. Returns the shuffled signals and the
+    number of the lead that now stands at each place, (batch, lead): ``shuffled[b, p] =
+    signals[b, numbers[b, p]]``. Raises ``ValueError`` for a share outside 0 ... 1.
+    Source: paper C; the share is our choice. Chapter: *Space and time*.
+    """
+    _check(signals, share=share)
+    if share > 1:
+        raise ValueError(f"share is {share}: expected at most 1")
+    batch, n_leads, _ = signals.shape
+    draw = [torch.rand(batch, n_leads, device=signals.device, generator=generator) for _ in "12"]
+    chosen = draw[0].argsort(dim=1)[:, : round(share * n_leads)]  # (batch, moved)
+    order = draw[1][:, : chosen.shape[1]].argsort(dim=1)
+    numbers = torch.arange(n_leads, device=signals.device).repeat(batch, 1)
+    numbers.scatter_(1, chosen, chosen.gather(1, order))
+    return signals.gather(1, numbers[..., None].expand(signals.shape)), numbers
+
+
 def random_resized_crop(signals, low=0.5, high=1.0, generator=None):
     """Keep a random part of each record and stretch it back to full length (linear).
 

@@ -197,7 +197,7 @@ class Cohort:
 
         `task`: ``"superclass"`` (NORM, MI, STTC, CD, HYP), ``"subclass"`` (23), ``"diagnostic"``
         (44), ``"form"`` (19), ``"rhythm"`` (12), ``"challenge"`` (26, see `datasets.challenge.
-        targets`) or ``"all"``, every statement the cohort has.
+        targets`), ``"challenge-2020"`` (24 of these) or ``"all"``, every statement the cohort has.
         A statement counts at any likelihood. Raises ``ValueError`` without labels.
         Source: Strodthoff et al. 2021. Chapter: *Label efficiency*.
         """
@@ -210,6 +210,8 @@ class Cohort:
             return self.labels.copy()
         if task == "challenge":
             return challenge.targets(self)
+        if task == "challenge-2020":
+            return challenge.targets(self)[list(challenge.CLASSES_2020)]
         members = classes(task)  # class -> its statements
         known = [code for code in self.labels if code in STATEMENTS]
         if not known or challenge.is_own(self.labels):  # the two share names, such as PAC

@@ -18,13 +18,23 @@ from .cohort import open_cohort
 from .datasets import simulated
 from .encoders import recurrent, single_lead, transformer, xresnet
 from .encoders.single_lead import SingleLeadCNN, default_strides
-from .evaluate import any_lead, finetune, identification, label_efficiency, noise, probe
-from .leads import SUBSETS
-from .methods import byol, cpc, local_global, simclr, swav, three_kg
+from .evaluate import (
+    any_lead,
+    arrhythmia,
+    finetune,
+    identification,
+    label_efficiency,
+    localisation,
+    noise,
+    probe,
+)
+from .leads import INDEPENDENT, SUBSETS
+from .methods import byol, cpc, local_global, simclr, spatio_temporal, swav, three_kg
 from .methods.byol import BYOL
 from .methods.cpc import CPC
 from .methods.local_global import LocalGlobal
 from .methods.simclr import SimCLR
+from .methods.spatio_temporal import SpatioTemporal
 from .methods.swav import SwAV
 from .methods.three_kg import ThreeKG
 
@@ -331,30 +341,46 @@ def _run_mehari(
     entrants=mehari_entrants,
 ):  # fmt: skip
     """Fill and describe a table of paper B's methods, several entrants at a time."""
-    began = time.monotonic()
-    table = runs.Table(path)
     everyone = list(entrants(cohort, scale, seeds, progress and n_jobs == 1))
-    if n_jobs > 1:
-        joblib.Parallel(n_jobs, verbose=5)(
-            joblib.delayed(experiment)([one], cohort, table, progress=False, **options)
-            for one in everyone
-        )
-    frame = experiment(everyone, cohort, table, progress=progress, **options)
     train, _, test = cohort.split()
-    earlier = runs.load_provenance(table.path).get("seconds", 0)
-    table.describe(
-        experiment=name, cohort=cohort.name, cohort_fingerprint=cohort.fingerprint, scale=scale,
-        seeds=list(seeds), settings=options | {"gradual": MEHARI_GRADUAL},
+    return _filled(
+        name, experiment, everyone, cohort, scale, seeds, path, n_jobs, progress, options,
+        settings=options | {"gradual": MEHARI_GRADUAL},
         own_fine_tuning={one.method: one.fine_tuning for one in everyone},
         methods={m: [mehari(m, scale)[1], mehari(m, scale)[2]] for m in MEHARI},
         classes=label_efficiency.scored_classes(train, test, options["task"]),
-        n_train_records=len(train), n_test_records=len(test),
-        n_train_patients=int(train.table["patient_id"].nunique()),
-        n_test_patients=int(test.table["patient_id"].nunique()),
         code=runs.code_hash(
             augment, losses, metrics, recurrent, xresnet, simclr, byol, swav, cpc, finetune, probe,
             label_efficiency, noise,
         ),
+    )  # fmt: skip
+
+
+def _filled(
+    name, experiment, everyone, cohort, scale, seeds, path, n_jobs, progress, options,
+    evaluated=None, **provenance,
+):  # fmt: skip
+    """Fill the table at `path` by ``experiment(everyone, cohort, table, **options)``; describe it.
+
+    `n_jobs`: entrants that are worked on at a time. `evaluated`: the cohort that `experiment` is
+    given, if it is not `cohort`. `provenance`: what else the table's JSON says.
+    """
+    began = time.monotonic()
+    table = runs.Table(path)
+    evaluated = cohort if evaluated is None else evaluated
+    if n_jobs > 1:
+        joblib.Parallel(n_jobs, verbose=5)(
+            joblib.delayed(experiment)([one], evaluated, table, progress=False, **options)
+            for one in everyone
+        )
+    frame = experiment(everyone, evaluated, table, progress=progress, **options)
+    train, _, test = cohort.split()
+    earlier = runs.load_provenance(table.path).get("seconds", 0)
+    table.describe(
+        experiment=name, cohort=cohort.name, cohort_fingerprint=cohort.fingerprint, scale=scale,
+        seeds=list(seeds), n_train_records=len(train), n_test_records=len(test),
+        n_train_patients=int(train.table["patient_id"].nunique()),
+        n_test_patients=int(test.table["patient_id"].nunique()), **provenance,
         seconds=round(earlier + time.monotonic() - began),
     )  # fmt: skip
     return frame
@@ -365,6 +391,8 @@ def open_for(scale, name, data=None, fs=None):
     settings = SCALES[scale] | ({"fs": fs} if fs else {})
     if name == "simulated":
         return open_cohort(name, n_patients=settings["n_patients"], fs=settings["fs"])
+    if name == "simulated-vt":
+        return open_cohort(name, n_patients=RAN_SCALES[scale]["n_patients"], fs=settings["fs"])
     if name == "ptb-xl":
         return open_cohort(name, data=data, fs=settings["fs"], n_records=settings.get("n_records"))
     return open_cohort(name, data=data, fs=settings["fs"])
@@ -667,35 +695,267 @@ def _run_oh(
 
     `evaluated`: the cohort that `experiment` is given, if it is not `cohort`.
     """
-    began = time.monotonic()
-    settings, table, everyone = OH_SCALES[scale], runs.Table(path), list(everyone)
+    settings = OH_SCALES[scale]
     training = "training" if name == "identification" else "fine_tuning"
     trained = settings["identity" if name == "identification" else "fine_tuning"]
     options = {"seconds": settings["seconds"], training: trained, "over": OH_OVER} | options
-    evaluated = cohort if evaluated is None else evaluated
-    if n_jobs > 1:
-        joblib.Parallel(n_jobs, verbose=5)(
-            joblib.delayed(experiment)([one], evaluated, table, progress=False, **options)
-            for one in everyone
-        )
-    frame = experiment(everyone, evaluated, table, progress=progress, **options)
-    train, _, test = cohort.split()
-    earlier = runs.load_provenance(table.path).get("seconds", 0)
-    table.describe(
-        experiment=name, cohort=cohort.name, cohort_fingerprint=cohort.fingerprint, scale=scale,
-        seeds=list(seeds), settings=settings | options,
+    return _filled(
+        name, experiment, list(everyone), cohort, scale, seeds, path, n_jobs, progress, options,
+        evaluated, settings=settings | options,
         methods={method: arguments for method, (_, arguments) in OH.items()},
-        n_train_records=len(train), n_test_records=len(test),
         n_pretraining_records=len(oh_training(cohort)), n_identified_patients=oh_tested(cohort),
-        n_train_patients=int(train.table["patient_id"].nunique()),
-        n_test_patients=int(test.table["patient_id"].nunique()),
         code=runs.code_hash(
             augment, losses, metrics, transformer, local_global, simclr, three_kg, finetune, probe,
             any_lead, identification,
         ),
-        seconds=round(earlier + time.monotonic() - began),
     )  # fmt: skip
-    return frame
+
+
+# --- paper C: space and time, and where a tachycardia begins -----------------------------------
+
+# Its variants: name -> arguments in which it differs from the whole method.
+RAN = {
+    "spatio-temporal": {}, "mask only": {"shuffle": 0.0}, "shuffle only": {"ratio": None},
+}  # fmt: skip
+# What each open choice of the paper decides: name -> what is changed in the whole method.
+RAN_ABLATION = RAN | {
+    "hide 10-30 %": {"ratio": (0.1, 0.3)},
+    "hide 40-80 %": {"ratio": (0.4, 0.8)},
+    "hide 40 %, always": {"ratio": (0.4, 0.4)},
+    "all leads together": {"hide": "common"},
+    "limb leads together": {"hide": "limb"},
+    "shuffle one in six": {"shuffle": 1 / 6},
+    "shuffle all": {"shuffle": 1.0},
+    "no lead numbers": {"weight": 0.0},
+    "lead numbers x 10": {"weight": 1.0},
+    "loss on all samples": {"visible": 1.0},
+}
+RAN_EIGHT = "eight leads"  # trained and tested on those that no other gives
+RANDOM_EIGHT = "random, eight leads"
+# The encoder at a scale, patients of `simulated-vt`, numbers of them labelled (for all methods:
+# `some`), and training to find where a beat begins.
+RAN_SCALES = {
+    "quick": {
+        "encoder": "xresnet1d50-small", "n_patients": 200, "patients": (20, 100),
+        "subsets": {20: 1, 100: 1}, "some": (20, 100),
+        "origin": {"epochs": 3, "min_steps": 30, "batch_size": 32},
+    },
+    "full": {
+        "encoder": "xresnet1d50-small", "n_patients": 2000, "patients": (10, 25, 50, 100, 200, 400),
+        "subsets": {10: 3, 25: 2, 50: 2, 100: 2, 200: 1, 400: 1}, "some": (50, 200),
+        "origin": {
+            "epochs": 30, "min_steps": 150, "batch_size": 32, "encoder_lr": 3e-3, "head_lr": 3e-3,
+        },
+    },
+    "paper": {
+        "encoder": "xresnet1d50", "n_patients": 20_000,
+        "patients": (10, 25, 50, 100, 200, 400, None), "subsets": {10: 5, 25: 5, 50: 5, 100: 5},
+        "some": (50, 200),
+        "origin": {
+            "epochs": 100, "min_steps": 500, "batch_size": 64, "encoder_lr": 1e-3, "head_lr": 3e-3,
+        },
+    },
+}  # fmt: skip
+RAN_BUDGETS = {0.1: 3, 0.2: 2, 0.4: 1, 0.6: 2, 0.8: 1, 1.0: 1}  # label budgets: random draws
+# Fine-tuning on arrhythmias, chosen on fold 9: many rare classes need a fast head and many steps.
+RAN_FINE_TUNING = {
+    "quick": {"head_lr": 5e-3}, "full": {"head_lr": 5e-3, "epochs": 15, "min_steps": 200},
+    "paper": {"head_lr": 5e-3},
+}  # fmt: skip
+# Every pre-training of the book that meets in "all methods": name -> network it trains.
+ALL_NETWORKS = {
+    "simclr": "xresnet", "byol": "xresnet", "swav": "xresnet", "spatio-temporal": "xresnet",
+    "cpc": "cpc", "w2v+cmsc+rlm": "transformer", "3kg-l": "single-lead",
+}  # fmt: skip
+ALL_BUDGETS = {0.1: 2}
+
+
+def ran_run(name, train, scale, seed=0, progress=True, **changes):
+    """The pre-training run of a variant of paper C: loaded, resumed or made.
+
+    `changes`: arguments of the method in which it differs from the variant, as in `RAN_ABLATION`.
+    """
+    settings, width = SCALES[scale], {"width": 256} if scale == "paper" else {}
+    arguments = {"encoder": RAN_SCALES[scale]["encoder"], "seconds": MEHARI_SECONDS, **width}
+    return runs.pretrained(
+        SpatioTemporal, train, method=arguments | (RAN_ABLATION | {RAN_EIGHT: {}})[name] | changes,
+        seed=seed, progress=progress, **settings["pretraining"],
+    )  # fmt: skip
+
+
+def ran_entrants(cohort, scale, seeds=(0,), names=("spatio-temporal",), progress=True, **changes):
+    """The network of paper C untrained (method ``random``) and pre-trained by variants of it."""
+    train, network = cohort.split()[0], RAN_SCALES[scale]["encoder"]
+    for seed in seeds:
+        make = functools.partial(untrained, network, cohort.fs, seed)
+        yield label_efficiency.Entrant("random", seed, network, make)
+        for name in names:
+            identity = {"arguments": RAN_ABLATION.get(name, {}) | changes, "encoder": network}
+            identity |= {"pretraining": SCALES[scale]["pretraining"], "seconds": MEHARI_SECONDS}
+            yield label_efficiency.Entrant(
+                name, seed, runs.config_hash(identity),
+                functools.partial(_ran_encoder, name, train, scale, seed, progress, **changes),
+                fine_tuning=MEHARI_GRADUAL,
+            )  # fmt: skip
+
+
+def _ran_encoder(name, train, scale, seed, progress, **changes):
+    return ran_run(name, train, scale, seed, progress, **changes).encoder
+
+
+def all_entrants(cohort, scale, seeds=(0,), progress=True, origin=False):
+    """Every pre-training of the book, and every network of theirs untrained (``random-...``).
+
+    `origin`: for finding the origin of a beat, where all fine-tune with `RAN_SCALES`' settings.
+    Else those of papers A and D keep the rates and the masking of their own chapters.
+    """
+    oh = OH_SCALES[scale]
+    own = {"transformer": oh["fine_tuning"], "single-lead": SCALES[scale]["fine_tuning"]}
+    steps = ("epochs", "min_steps", "batch_size")  # as many as the others have
+    own = {
+        name: {"views": None} | {k: v for k, v in one.items() if k not in steps}
+        for name, one in own.items()
+    }
+    for seed in seeds:
+        networks = {
+            "xresnet": RAN_SCALES[scale]["encoder"], "cpc": mehari("cpc", scale)[1]["encoder"],
+            "transformer": oh["encoder"],
+        }  # fmt: skip
+        makes = {
+            name: functools.partial(untrained, name, cohort.fs, seed) for name in networks.values()
+        }
+        makes["single-lead"] = functools.partial(random_encoder, cohort.fs, seed)
+        networks["single-lead"] = "single-lead"
+        for name, network in networks.items():
+            yield label_efficiency.Entrant(
+                f"random-{name}", seed, network, makes[network],
+                fine_tuning={} if origin else own.get(name, {}),
+            )  # fmt: skip
+        papers = [
+            *mehari_entrants(cohort, scale, (seed,), progress),
+            *ran_entrants(cohort, scale, (seed,), progress=progress),
+            *oh_entrants(cohort, scale, (seed,), ("w2v+cmsc+rlm",), progress=progress),
+            *entrants(cohort, scale, (seed,), progress),
+        ]
+        # SimCLR is in two papers: here it is paper B's.
+        first = {one.method: one for one in reversed(papers) if one.method in ALL_NETWORKS}
+        for name, network in ALL_NETWORKS.items():
+            more = {} if origin else own.get(network, {})
+            yield dataclasses.replace(
+                first[name], protocols=label_efficiency.PROTOCOLS,
+                fine_tuning=more | first[name].fine_tuning,
+            )  # fmt: skip
+
+
+ALL_REFERENCE = {name: (f"random-{net}", "fine-tuned") for name, net in ALL_NETWORKS.items()}
+ALL_OVER = {"random": {name: f"random-{net}" for name, net in ALL_NETWORKS.items()}}
+
+
+def run_spatio_temporal(cohort, scale, seeds, path, n_jobs=1, progress=True):
+    """Paper C's arrhythmia classes with 10 to 100 % of the labels. Chapter: *Space and time*."""
+    return _run_ran(
+        "spatio-temporal", arrhythmia.arrhythmias,
+        ran_entrants(cohort, scale, seeds, progress=progress and n_jobs == 1), cohort, scale, seeds,
+        path, n_jobs, progress, budgets=tuple(RAN_BUDGETS), subsets=RAN_BUDGETS,
+        over={"random": {"spatio-temporal": "random"}},
+    )  # fmt: skip
+
+
+def run_spatio_temporal_parts(cohort, scale, seeds, path, n_jobs=1, progress=True):
+    """What each open choice of paper C decides, by a probe. Chapter: *Space and time*."""
+    reference = ("spatio-temporal", "probe")
+    over = {"random": {name: "random" for name in RAN_ABLATION} | {RAN_EIGHT: RANDOM_EIGHT}}
+    eight = any_lead.padded(cohort, INDEPENDENT)
+    for names, changes, evaluated in (
+        ((RAN_EIGHT,), {"independent": True}, eight), (tuple(RAN_ABLATION), {}, cohort),
+    ):  # fmt: skip
+        everyone = [
+            dataclasses.replace(one, protocols=("probe",))
+            for one in ran_entrants(
+                cohort, scale, seeds, names, progress and n_jobs == 1, **changes
+            )
+        ]
+        if changes:
+            for one in everyone[:: 1 + len(names)]:  # the untrained ones
+                one.method = RANDOM_EIGHT
+        _run_ran(
+            "spatio-temporal-parts", arrhythmia.arrhythmias, everyone, cohort, scale, seeds, path,
+            n_jobs, progress, evaluated=evaluated, budgets=(1.0,), subsets={1.0: 1},
+            reference=reference, over=over,
+        )  # fmt: skip
+    table = runs.Table(path)
+    table.replace_summary(arrhythmia.summarise(table, None, reference, over))  # of both
+    return table.read()
+
+
+def run_all_methods(cohort, scale, seeds, path, n_jobs=1, progress=True):
+    """Every pre-training of the book against its network from scratch, on arrhythmias.
+
+    Chapter: *Space and time*.
+    """
+    return _run_ran(
+        "all-methods", arrhythmia.arrhythmias,
+        all_entrants(cohort, scale, seeds, progress and n_jobs == 1), cohort, scale, seeds, path,
+        n_jobs, progress, budgets=tuple(ALL_BUDGETS), subsets=ALL_BUDGETS, reference=ALL_REFERENCE,
+        over=ALL_OVER,
+    )  # fmt: skip
+
+
+def run_ventricular_origin(cohort, scale, seeds, path, n_jobs=1, progress=True):
+    """Where a tachycardia begins, with few labels. Chapter: *Where a tachycardia begins*."""
+    settings = RAN_SCALES[scale]
+    return _run_ran(
+        "ventricular-origin", localisation.localisation,
+        ran_entrants(cohort, scale, seeds, tuple(RAN), progress and n_jobs == 1), cohort, scale,
+        seeds, path, n_jobs, progress, patients=settings["patients"], subsets=settings["subsets"],
+        over={"random": {name: "random" for name in RAN}},
+    )  # fmt: skip
+
+
+def run_ventricular_origin_all(cohort, scale, seeds, path, n_jobs=1, progress=True):
+    """Every pre-training of the book finds origins. Chapter: *Where a tachycardia begins*."""
+    return _run_ran(
+        "ventricular-origin-all", localisation.localisation,
+        all_entrants(cohort, scale, seeds, progress and n_jobs == 1, origin=True), cohort, scale,
+        seeds, path, n_jobs, progress, patients=RAN_SCALES[scale]["some"],
+        subsets=RAN_SCALES[scale]["subsets"], reference=ALL_REFERENCE, over=ALL_OVER,
+    )  # fmt: skip
+
+
+def _run_ran(
+    name, experiment, everyone, cohort, scale, seeds, path, n_jobs, progress, evaluated=None,
+    **options,
+):  # fmt: skip
+    """Fill and describe a table of paper C's."""
+    if experiment is localisation.localisation:
+        fine_tuning = {"mask": 0.0} | RAN_SCALES[scale]["origin"]
+    else:
+        fine_tuning = _mehari_options(scale, "challenge-2020")["fine_tuning"]
+        fine_tuning |= RAN_FINE_TUNING[scale]
+    options = {
+        "seconds": MEHARI_SECONDS, "overlap": MEHARI_OVERLAP, "fine_tuning": fine_tuning,
+    } | options  # fmt: skip
+    everyone, code = list(everyone), [spatio_temporal, arrhythmia, localisation]
+    methods, (train, _, test) = RAN_ABLATION | {RAN_EIGHT: {"independent": True}}, cohort.split()
+    if options.get("over") is ALL_OVER:
+        methods = ALL_NETWORKS
+        code += [losses, recurrent, transformer, single_lead, simclr, byol, swav, cpc]
+        code += [local_global, three_kg]
+    if experiment is arrhythmia.arrhythmias:
+        classes = label_efficiency.scored_classes(train, test, "challenge-2020")
+        blind = arrhythmia.without_a_look(test.targets("challenge-2020")[classes])
+    else:
+        classes, blind = list(cohort.labels), localisation.by_chance(train, test)
+    return _filled(
+        name, experiment, everyone, cohort, scale, seeds, path, n_jobs, progress, options,
+        evaluated, settings=options, methods=methods, classes=classes,
+        without_a_look=blind.to_dict("index"),
+        own_fine_tuning={one.method: one.fine_tuning for one in everyone},
+        pretraining=SCALES[scale]["pretraining"],
+        code=runs.code_hash(
+            augment, metrics, xresnet, finetune, probe, label_efficiency, any_lead, *code
+        ),
+    )  # fmt: skip
 
 
 EXPERIMENTS = {
@@ -714,26 +974,32 @@ EXPERIMENTS = {
     "local-global-parts": run_local_global_parts,
     "segments-right": run_segments,
     "segments-leaky": functools.partial(run_segments, leaky=True),
+    "spatio-temporal": run_spatio_temporal,
+    "spatio-temporal-parts": run_spatio_temporal_parts,
+    "all-methods": run_all_methods,
+    "ventricular-origin": run_ventricular_origin,
+    "ventricular-origin-all": run_ventricular_origin_all,
 }
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("experiment", choices=list(EXPERIMENTS))
-    parser.add_argument("cohort", choices=["simulated", "ptb-xl"])
+    parser.add_argument("cohort", choices=["simulated", "ptb-xl", "simulated-vt"])
     parser.add_argument("--data", help="folder in PTB-XL's layout; without it PTB-XL is downloaded")
     parser.add_argument("--scale", default="full", choices=list(SCALES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", default="results")
     parser.add_argument("--jobs", type=int, default=1, help="processes; give each its cores")
     arguments = parser.parse_args()
-    of_paper_b = arguments.experiment.startswith(("linear-evaluation", "noise-"))
-    fs = MEHARI_FS if of_paper_b else None
+    at_100_hz = ("linear-evaluation", "noise-", "spatio-", "all-methods", "ventricular-")
+    fs = MEHARI_FS if arguments.experiment.startswith(at_100_hz) else None
     cohort = open_for(arguments.scale, arguments.cohort, arguments.data, fs)
     path = f"{arguments.out}/{arguments.cohort}/{arguments.experiment}.csv"
     run = EXPERIMENTS[arguments.experiment]
     frame = run(cohort, arguments.scale, arguments.seeds, path, n_jobs=arguments.jobs)
-    summary = frame[(frame["seed"] == "all") & (frame["metric"] == "macro_auc")]
+    metric = "distance_median" if "origin" in arguments.experiment else "macro_auc"
+    summary = frame[(frame["seed"] == "all") & (frame["metric"] == metric)]
     across = "noise" if summary["noise"].notna().any() else "budget"
     print(summary.pivot_table("value", ["protocol", "method"], across).round(3).to_string())
 

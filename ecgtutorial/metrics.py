@@ -1,4 +1,4 @@
-"""Macro AUC, the Challenge's score and intervals: all vectorised over bootstrap resamples.
+"""AUC, accuracy, the Challenge's score and intervals: all vectorised over bootstrap resamples.
 
 Missing classes, the rule everywhere in the book: a class without a positive (or without a negative)
 among the evaluated records has no AUC and is left out of the mean; a bootstrap resample that misses
@@ -22,6 +22,21 @@ def _check(targets, scores, name="scores"):
     if not np.isin(targets, (0, 1)).all():
         raise ValueError("targets holds values other than 0 and 1")
     return targets, scores
+
+
+def _check_predictions(targets, predictions):
+    targets, predictions = _check(targets, predictions, "predictions")
+    if not np.isin(predictions, (0, 1)).all():
+        raise ValueError("predictions holds values other than 0 and 1: compare scores with 0.5")
+    return targets, predictions
+
+
+def _check_counts(counts, n_records):
+    """How often each record counts in each resample; without `counts` once in a single one."""
+    counts = np.ones((1, n_records)) if counts is None else np.asarray(counts)
+    if counts.ndim != 2 or counts.shape[1] != n_records:
+        raise ValueError(f"counts {counts.shape}: expected (resample, record), {n_records} records")
+    return counts
 
 
 def weighted_auc(target, score, weights):
@@ -98,6 +113,37 @@ def bootstrap_macro_auc(targets, scores, weights):
         return total / (~missing).sum(axis=0)
 
 
+def exact_match(targets, predictions, counts=None):
+    """Accuracy of whole records: the share of those in which every class is right.
+
+    `targets`, `predictions`: 0/1 (record, class). Returns a float, or (resample,) with `counts` of
+    `patient_weights` (resample, record). One class amiss and a record is lost, so that it falls as
+    classes are added. Raises ``ValueError`` for shapes that do not fit and values other than 0 and
+    1. Our reading of the accuracy of paper C (Ran & Liu 2024). Chapter: *Space and time*.
+    """
+    targets, predictions = _check_predictions(targets, predictions)
+    return _share((targets == predictions).all(axis=1), counts)
+
+
+def class_accuracy(targets, predictions, counts=None):
+    """Accuracy of single answers: the mean over classes of the share of records that are right.
+
+    Arguments, value and errors as in `exact_match`, which it is never below. With many rare classes
+    a predictor that always says no is near 1, namely 1 less the mean share of positives: compare
+    with that. The other reading of paper C's accuracy. Chapter: *Space and time*.
+    """
+    targets, predictions = _check_predictions(targets, predictions)
+    return _share((targets == predictions).mean(axis=1), counts)
+
+
+def _share(right, counts):
+    """Mean of `right`, (record,): a float, or (resample,) with `counts`."""
+    weights = _check_counts(counts, len(right))
+    with np.errstate(invalid="ignore"):  # a resample without a record has none
+        values = weights @ right.astype(float) / weights.sum(axis=1)
+    return float(values[0]) if counts is None else values
+
+
 def challenge_gain(targets, predictions, weights):
     """What each record adds to the Challenge's sum, before that is normalised.
 
@@ -107,9 +153,7 @@ def challenge_gain(targets, predictions, weights):
     Raises ``ValueError`` for shapes that do not fit and values other than 0 and 1.
     Source: Perez Alday et al. 2020, Reyna et al. 2021. Chapter: *Any lead*.
     """
-    targets, predictions = _check(targets, predictions, "predictions")
-    if not np.isin(predictions, (0, 1)).all():
-        raise ValueError("predictions holds values other than 0 and 1: compare scores with 0.5")
+    targets, predictions = _check_predictions(targets, predictions)
     weights = np.asarray(weights, dtype=float)
     if weights.shape != 2 * targets.shape[1:]:
         n = targets.shape[1]
@@ -133,9 +177,7 @@ def challenge_score(targets, predictions, weights, normal, counts=None):
     always = np.zeros_like(targets)
     always[..., normal] = 1
     gains = [challenge_gain(targets, p, weights) for p in (predictions, targets, always)]
-    one = np.ones((1, len(targets))) if counts is None else np.asarray(counts)
-    if one.ndim != 2 or one.shape[1] != len(targets):
-        raise ValueError(f"counts {one.shape}: expected (resample, record), {len(targets)} records")
+    one = _check_counts(counts, len(targets))
     above = np.stack([gains[0] - gains[2], gains[1] - gains[2]], axis=1)  # (record, 2)
     found, best = (one @ above).T  # (resample,)
     score = np.divide(found, best, out=np.full(len(one), np.nan), where=np.abs(best) > 1e-9)

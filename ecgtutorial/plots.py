@@ -8,6 +8,7 @@ matplotlib's settings change inside a function only; for figures of your own:
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from .leads import LEADS
@@ -380,3 +381,97 @@ def _arrowheads(ax, x, y, n, colour):
             (x[i - 1], y[i - 1]),
             arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 0, "mutation_scale": 15},
         )
+
+
+def ventricle_map(true, predicted=None, *, title=None, ax=None):
+    """Draw origins of beats on the ventricles laid flat, true against predicted.
+
+    The left ventricle is the polar map of 17 segments: apex in the middle, base at the rim, septum
+    to the left, front wall up. The right one is unfolded over the rim of the septum like a page:
+    its base, with the outflow tract, lies beside that of the left, its apex far left. A site stands
+    at the nearest node of the wall; sites at one node stand side by side.
+
+    true, predicted: (record, 3) mm, heart coordinates, as `site_x`, `site_y`, `site_z` of the
+        cohort "simulated-vt"; a line joins the two sites of a record. None draws true ones only.
+    Returns the matplotlib axes. Raises ValueError for wrong shapes and for NaN.
+    Segments: Cerqueira et al. 2002. Explained in the chapter "Where a tachycardia begins".
+    """
+    sites = {"true": true} if predicted is None else {"true": true, "predicted": predicted}
+    places = {name: _on_map(name, values) for name, values in sites.items()}
+    if len({len(place) for place in places.values()}) > 1:
+        raise ValueError(
+            f"predicted: found {len(predicted)} sites for {len(true)} true ones, expected as many"
+        )
+    figure = _figure((7.0, 7.6)) if ax is None else ax.figure
+    with plt.rc_context(style()):
+        ax = figure.add_subplot() if ax is None else ax
+        for right in (False, True):
+            _regions(ax, right)
+        if predicted is not None:
+            both = np.stack([places["true"], places["predicted"]])  # (end, record, 2)
+            ax.plot(*both.transpose(2, 0, 1), color=INK, linewidth=0.6, alpha=0.45, zorder=2)
+        looks = {"true": ("o", BLUE), "predicted": ("X", VERMILLION)}
+        for name, place in places.items():
+            marker, colour = looks[name]
+            ax.scatter(*place.T, s=42, marker=marker, color=colour, edgecolor="white",
+                       linewidth=0.6, label=f"{name} site", zorder=3)  # fmt: skip
+        ax.set_aspect("equal")
+        ax.axis("off")
+        ax.legend(loc="lower right", borderaxespad=0, handletextpad=0.2)
+        if title:
+            ax.set_title(title)
+    return ax
+
+
+_RIM, _LOW = 106.0, 18.0  # degrees from the apex: where the map of a wall ends
+
+
+def _flat(polar, azimuth, right):
+    """Where a place of the wall lies on the map, (..., 2); the left ventricle's radius is 1."""
+    radius = np.where(right, 1.05 + 0.44 * (_RIM - polar) / (_RIM - _LOW), polar / _RIM)
+    angle = np.radians(azimuth)
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)
+
+
+def _on_map(name, sites):
+    """Places on the map of sites in mm, those at one node spread around it: (record, 2)."""
+    from .heart.ventricles import ventricles
+
+    sites = np.asarray(sites, dtype=float)
+    if sites.ndim != 2 or sites.shape[1] != 3 or not np.isfinite(sites).all():
+        raise ValueError(f"{name}: found shape {sites.shape}, expected (record, 3) mm without NaN")
+    tissue = ventricles()
+    node = np.array([np.linalg.norm(tissue.position - s, axis=1).argmin() for s in sites], int)
+    place = _flat(tissue.polar, tissue.azimuth, tissue.right)[node]
+    # The endocardium lies under the epicardium: both are one place of the map.
+    same = np.array([(np.abs(place[:i] - p) < 1e-6).all(axis=1).sum() for i, p in enumerate(place)])
+    angle = 2.4 * same  # the golden angle, rad: any number of them fills a disc
+    return place + 0.028 * np.sqrt(same)[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+
+def _regions(ax, right):
+    """Draw the regions of one ventricle with their names."""
+    from .heart.ventricles import SEGMENTS, _segments
+
+    reach = (112, 248) if right else (0, 360)
+    polar, azimuth = np.meshgrid(np.linspace(_LOW if right else 0, _RIM, 221),
+                                 np.linspace(*reach, 541))  # fmt: skip
+    nodes = {"polar": polar, "azimuth": azimuth, "right": np.full(polar.shape, right)}
+    region, place = _segments(nodes), _flat(polar, azimuth, right)
+    for edge in (place[:, 0], place[:, -1], *((place[0], place[-1]) if right else ())):
+        ax.plot(*edge.T, color=GREY, linewidth=1, zorder=1)
+    for number in np.unique(region):
+        mine, name = region == number, SEGMENTS[number]
+        ax.contour(*place.T.swapaxes(1, 2), mine, [0.5], colors=GREY, linewidths=1, zorder=1)
+        if name == "RV septal insertion":  # on both edges of the septum: named on the lower one
+            mine &= azimuth > 180
+        middle = np.exp(1j * np.radians(azimuth[mine])).mean()  # of a whole circle it is 0
+        angle = np.degrees(np.angle(middle))
+        along = right or name == "LVOT"  # too narrow for words across
+        ax.text(
+            *_flat(polar[mine].mean() if abs(middle) > 0.1 else 0, angle, right),
+            name.replace("RV septal ", "RV septal\n") if along else name.replace(" ", "\n"),
+            rotation=(angle - 20) % 180 - 70 if along else 0,  # read from the left or below
+            ha="center", va="center", fontsize=10.5, linespacing=1.05, color=INK, zorder=4,
+            path_effects=[withStroke(linewidth=2, foreground="white")],
+        )  # fmt: skip

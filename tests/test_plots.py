@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from ecgtutorial import plots
+from ecgtutorial.heart.ventricles import SEGMENTS, ventricles
 from ecgtutorial.leads import LEADS
 
 
@@ -183,3 +184,61 @@ def test_vector_loop_takes_a_flat_record():
 def test_no_two_methods_look_alike():
     looks = [(colour, marker) for _, colour, marker in plots.METHODS.values()]
     assert len(set(looks)) == len(looks) and {"byol", "swav", "cpc"} <= set(plots.METHODS)
+
+
+def test_the_map_is_the_polar_map_with_the_right_ventricle_beside_the_septum():
+    tissue = ventricles()
+    place = plots._flat(tissue.polar, tissue.azimuth, tissue.right)
+    radius = np.linalg.norm(place, axis=1)
+    assert radius[~tissue.right].max() < 1 < radius[tissue.right].min()
+    middle = {name: place[tissue.segment == k].mean(axis=0) for k, name in enumerate(SEGMENTS)}
+    assert np.hypot(*middle["apex"]) < 0.01
+    assert middle["basal anterior"][1] > 0.7 and middle["basal inferior"][1] < -0.7
+    assert middle["mid anterolateral"][0] > 0.3 and middle["apical septal"][0] < -0.2
+    for far, near in (("RV apex", "RV free wall"), ("RV free wall", "LVOT")):
+        assert middle[far][0] < middle[near][0] < 0
+    touch = np.linalg.norm(place[tissue.segment == SEGMENTS.index("RVOT")][:, None]
+                           - place[tissue.segment == SEGMENTS.index("LVOT")], axis=-1)  # fmt: skip
+    assert touch.min() < 0.15
+
+
+def test_the_map_names_every_region_inside_it():
+    ax = plots.ventricle_map(np.zeros((0, 3)))
+    ax.figure.canvas.draw()
+    texts = {text.get_text().replace("\n", " "): text for text in ax.texts}
+    assert set(texts) == set(SEGMENTS)
+    boxes = [text.get_window_extent() for text in ax.texts if not text.get_rotation()]
+    assert not any(a.overlaps(b) for k, a in enumerate(boxes) for b in boxes[k + 1 :])
+    for name, text in texts.items():  # its place is a place of the region
+        tissue, place = ventricles(), np.array(text.get_position())
+        flat = plots._flat(tissue.polar, tissue.azimuth, tissue.right)
+        nearest = np.linalg.norm(flat - place, axis=1).argmin()
+        assert SEGMENTS[tissue.segment[nearest]] == name
+
+
+def test_the_map_joins_true_and_predicted_sites():
+    tissue = ventricles()
+    node = [40, 700, 40, 40]
+    true, predicted = tissue.position[node], tissue.position[[3, 300, 41, 700]] + 0.4
+    ax = plots.ventricle_map(true, predicted, title="Origins")
+    first, second = (c.get_offsets() for c in ax.collections if len(c.get_offsets()) == 4)
+    lines = [line for line in ax.lines if len(line.get_xdata()) == 2]
+    ends = np.array([line.get_xydata() for line in lines])  # (record, end, 2)
+    np.testing.assert_allclose(ends, np.stack([first, second], axis=1))
+    flat = plots._flat(tissue.polar, tissue.azimuth, tissue.right)
+    np.testing.assert_allclose(first[:2], flat[node[:2]])
+    apart = np.linalg.norm(first[[0, 0, 2]] - first[[2, 3, 3]], axis=1)
+    assert (apart > 0.02).all() and (apart < 0.1).all()  # three at one node
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["true site", "predicted site"]
+    assert ax.get_title(loc="left") == "Origins" and ax.get_aspect() == 1
+    alone = plots.ventricle_map(true, ax=plt.subplots()[1])
+    assert [t.get_text() for t in alone.get_legend().get_texts()] == ["true site"]
+
+
+def test_the_map_says_what_is_wrong():
+    with pytest.raises(ValueError, match=r"true: found shape \(2, 2\), expected \(record, 3\)"):
+        plots.ventricle_map(np.zeros((2, 2)))
+    with pytest.raises(ValueError, match="predicted: .* without NaN"):
+        plots.ventricle_map(np.zeros((1, 3)), [[0, np.nan, 0]])
+    with pytest.raises(ValueError, match="predicted: found 1 sites for 2 true ones"):
+        plots.ventricle_map(np.zeros((2, 3)), np.zeros((1, 3)))

@@ -18,6 +18,7 @@ from ecgtutorial.cohort import Cohort
 from ecgtutorial.methods.byol import BYOL
 from ecgtutorial.methods.cpc import CPC
 from ecgtutorial.methods.simclr import SimCLR
+from ecgtutorial.methods.spatio_temporal import SpatioTemporal
 from ecgtutorial.methods.swav import SwAV
 from ecgtutorial.methods.three_kg import ThreeKG
 from ecgtutorial.pretrain import health, pretrain
@@ -34,6 +35,8 @@ SMALL = {
         seconds=1.0, n_views=3, prototypes=12, hidden=32, features=16, queue=16, queue_from=1
     ),
     "cpc": lambda: CPC(seconds=1.0, n_negatives=16),
+    "spatio-temporal": lambda: SpatioTemporal(seconds=1.0, width=16),
+    "mask-only": lambda: SpatioTemporal(seconds=1.0, width=16, shuffle=0.0),
 }
 KILLED = ("cpc", "byol", "swav")  # the last two keep a moving target, a queue, a count of steps
 
@@ -198,8 +201,8 @@ def test_bad_input_is_named(tmp_path):
 
 # On two processes: batch normalisation at rest and views without chance, so that a record means
 # the same wherever it is, or a run like any other.
-STILL = ("simclr", "byol", "swav")
-LIVELY = ("byol", "swav", "cpc")
+STILL = ("simclr", "byol", "swav", "spatio-temporal")
+LIVELY = ("byol", "swav", "cpc", "spatio-temporal", "mask-only")
 
 
 def train_still(name):
@@ -209,12 +212,18 @@ def train_still(name):
         method.queue_from = 0
     shift = iter(range(100))  # the views of a step differ
     method.view = lambda signals: signals * (1 + 0.1 * (next(shift) % 3))
+    if name == "spatio-temporal":  # every other sample hidden, every lead moved on
+        hidden = torch.arange(100).expand(12, 100) % 2 > 0
+        method.view = lambda signals: (
+            signals.masked_fill(hidden, 0).roll(1, dims=1), hidden.expand_as(signals),
+            torch.arange(12).roll(1).expand(len(signals), 12),
+        )  # fmt: skip
     for module in method.modules():
         if isinstance(module, torch.nn.BatchNorm1d):
             module.momentum = 1.0
     with torch.no_grad():  # the statistics of all records, once and for all
         signals = torch.from_numpy(cohort(32, 100).signals / np.float32(1000))
-        z = method.projector(method.encoder(signals))
+        z = getattr(method, "projector", torch.nn.Identity())(method.encoder(signals))
         getattr(method, "predictor", torch.nn.Identity())(z)
         getattr(method, "target", torch.nn.Identity())(signals)
     method.train = lambda mode=True: method

@@ -217,7 +217,9 @@ def open(data, fs=100, seconds=10, table=None, leads=None, strict=False):
     ones and those that lack one of the 12 leads are left out with a summary, or raise if `strict`.
     `leads`: own lead names to standard ones, such as ``{"MLII": "II"}``.
     `table`: CSV with ``record_id`` and, if known, ``patient_id``, ``fold`` (1-10), ``age`` (years),
-    ``sex`` (female, male). Its other columns that hold only 0 and 1 become labels. Without
+    ``sex`` (female, male). Its other columns that hold only 0 and 1 become labels. Where there are
+    none, ``region``, the name of the place where a beat begins, becomes one label a region;
+    ``site_x``, ``site_y``, ``site_z`` (mm) say more precisely where. Without
     ``patient_id`` a record is a patient; without ``fold`` patients are dealt to folds 1-10.
     Raises ``FileNotFoundError``, ``ValueError``. Chapter: *The twelve-lead ECG*.
     """
@@ -302,7 +304,7 @@ def _describe(names, table):
         missing["rows_without_record"] = len(own) - len(set(keys.values()))
         own = own.loc[list(keys.values())].reset_index(drop=True)
         binary = [c for c in own if c not in _RESERVED and own[c].isin([0, 1]).all()]
-        labels = own[binary].astype(np.uint8) if binary else None
+        labels = own[binary].astype(np.uint8) if binary else _regions(own, list(keys), table)
         rows = own.drop(columns=binary).assign(record_id=list(keys))
     if "patient_id" not in rows:
         rows["patient_id"] = rows["record_id"]
@@ -316,12 +318,14 @@ def _describe(names, table):
     return rows[first + [c for c in rows if c not in first]], labels, missing
 
 
-_RESERVED = ("patient_id", "fold", "age", "sex")
+_NUMBERS = ("age", "site_x", "site_y", "site_z")
+_RESERVED = ("patient_id", "fold", "sex", "region", *_NUMBERS)
 _SEX = {"female": "female", "f": "female", "male": "male", "m": "male"}
 
 
 def _read_table(path):
-    table = pd.read_csv(path, dtype={"record_id": "str", "patient_id": "str", "sex": "str"})
+    table = pd.read_csv(path, dtype={"record_id": "str", "patient_id": "str", "sex": "str",
+                                     "region": "str"})  # fmt: skip
     if "record_id" not in table:
         raise ValueError(f"{path} needs the column 'record_id', found {', '.join(table)}")
     if not len(table):
@@ -333,8 +337,10 @@ def _read_table(path):
         if not table["fold"].isin(range(1, 11)).all():
             raise ValueError(f"{path}: fold must be 1-10 in every row")
         table["fold"] = table["fold"].astype("int64")
-    if "age" in table:
-        table["age"] = pd.to_numeric(table["age"], errors="raise").astype(float)
+    for column in table.columns.intersection(_NUMBERS):
+        table[column] = pd.to_numeric(table[column], errors="raise").astype(float)
+    if "region" in table:
+        table["region"] = table["region"].str.strip().replace("", np.nan)
     if "sex" in table:
         sex = table["sex"].str.strip().str.lower().map(_SEX)
         unknown = table["sex"][sex.isna() & table["sex"].notna()]
@@ -344,6 +350,23 @@ def _read_table(path):
             )
         table["sex"] = sex
     return table.set_index("record_id")
+
+
+def _regions(own, names, path):
+    """Labels of 0/1 from the column ``region``, one a region; ``None`` without that column."""
+    from ecgtutorial.heart.ventricles import SEGMENTS
+
+    if "region" not in own:
+        return None
+    absent = np.flatnonzero(own["region"].isna())
+    if len(absent):
+        raise ValueError(
+            f"{path}: {len(absent)} of {len(own)} records have no region, such as "
+            f"{names[absent[0]]!r}: name it in every row, or leave out the rows without"
+        )
+    labels = pd.get_dummies(own["region"], dtype=np.uint8)  # in the order of the alphabet
+    standard = [name for name in SEGMENTS if name in labels]
+    return labels[standard] if len(standard) == labels.shape[1] else labels
 
 
 def _folds(patients):

@@ -16,6 +16,7 @@ from ..leads import SUBSETS, canonical
 from ..metrics import bootstrap_macro_auc, challenge_score, interval, macro_auc, patient_weights
 from ..runs import Table
 from .label_efficiency import (
+    _about,
     _cell_hash,
     _difference,
     _fill,
@@ -146,20 +147,21 @@ def _run_cells(entrant, cells, train, test, classes, settings, table, bar):
         if task == "challenge":
             likely = scores > (0 if protocol == "probe" else 0.5)  # a logit of 0: probability 0.5
             found["challenge_score"] = _challenge_score(target, classes, likely, weights)
-        row = {
-            "method": entrant.method, "task": task, "leads": size, "budget": 1.0,
-            "seed": str(entrant.seed), "n_records": len(train),
-            "n_patients": train.table["patient_id"].nunique(), "protocol": protocol,
-            "subset": 0, "config": name,
-        }  # fmt: skip
-        rows, samples = [], {}
-        for metric, (value, sampled) in found.items():
-            low, high = interval(sampled)
-            rows.append(row | {"metric": metric, "value": value, "low": low, "high": high})
-            samples[f"{name}:{metric}"] = sampled
-        table.add(rows, samples=samples)
-        bar.set_postfix_str(f"{entrant.method} {protocol} {size}: {rows[-1]['value']:.3f}")
+        row = _about(entrant, protocol, task, train)
+        _add_cell(table, row | {"leads": size, "budget": 1.0, "subset": 0, "config": name}, found)
+        value = list(found.values())[-1][0]
+        bar.set_postfix_str(f"{entrant.method} {protocol} {size}: {value:.3f}")
         bar.update()
+
+
+def _add_cell(table, row, found):
+    """Add a row for each metric of one cell, all or none; `found`: its value and resamples."""
+    rows, samples = [], {}
+    for metric, (value, sampled) in found.items():
+        low, high = interval(sampled)
+        rows.append(row | {"metric": metric, "value": value, "low": low, "high": high})
+        samples[f"{row['config']}:{metric}"] = sampled
+    table.add(rows, samples=samples)
 
 
 def _macro_auc(target, scores, weights):
@@ -186,25 +188,39 @@ def summarise(table, names=None, reference=("random", "fine-tuned"), over=None):
     mean, ``<metric>_gain`` over the reference at the same lead set, ``<metric>_over_<name>`` and
     ``<metric>_drop``: what a method loses against its own 12 leads (more is worse).
     """
-    cells, samples = table.read(), table.samples()
-    cells = cells[cells["seed"] != "all"]
-    cells = cells if names is None else cells[cells["config"].isin(names)]
     rows = []
-    for metric, one in cells.groupby("metric", sort=False):
-        sampled = {name: samples[f"{name}:{metric}"] for name in one["config"]}
-        groups = {key: frame for key, frame in one.groupby(["method", "protocol", "leads"])}
-        for (method, protocol, size), frame in groups.items():
-            means = _resample(frame, sampled)
-            rows.append(_summary_row(frame, metric, frame["value"].mean(), means))
-            against = {"gain": _reference(reference, method)}
-            for name, pairs in (over or {}).items():
-                if method in pairs:
-                    against[f"over_{name}"] = (pairs[method], protocol)
-            for name, other in against.items():
-                other = groups.get((*other, size))
-                if other is not None and other is not frame:
-                    rows.append(_difference(frame, frame, other, f"{metric}_{name}", sampled))
-            whole = groups.get((method, protocol, 12))
+    for metric, sampled, groups in _by_metric(table, names, "leads"):
+        for key, frame in groups.items():
+            rows += _mean_and_gains(key, metric, sampled, groups, reference, over)
+            whole = groups.get((*key[:2], 12))
             if whole is not None and whole is not frame:
                 rows.append(_difference(frame, whole, frame, f"{metric}_drop", sampled))
+    return rows
+
+
+def _by_metric(table, names, varied):
+    """Of each metric its name, {hash: resamples} and {(method, protocol, `varied`): cells}."""
+    cells, samples = table.read(), table.samples()
+    cells = cells[cells["seed"] != "all"].drop_duplicates(["config", "metric"])
+    cells = cells if names is None else cells[cells["config"].isin(names)]
+    for metric, one in cells.groupby("metric", sort=False):
+        sampled = {name: samples[f"{name}:{metric}"] for name in one["config"]}
+        groups = {key: frame for key, frame in one.groupby(["method", "protocol", varied])}
+        yield metric, sampled, groups
+
+
+def _mean_and_gains(key, metric, sampled, groups, reference, over):
+    """Summary rows of the cells at `key`: their mean, and what is gained over others there."""
+    (method, protocol, level), frame = key, groups[key]
+    rows = [_summary_row(frame, metric, frame["value"].mean(), _resample(frame, sampled))]
+    against = {"gain": _reference(reference, method)}
+    for name, pairs in (over or {}).items():
+        if method in pairs:
+            against[f"over_{name}"] = (pairs[method], protocol)
+    for name, other in against.items():
+        other = groups.get((*other, level))
+        if other is not None and other is not frame:
+            both = set(frame["subset"]) & set(other["subset"])
+            mine, theirs = (f[f["subset"].isin(both)] for f in (frame, other))
+            rows.append(_difference(mine, mine, theirs, f"{metric}_{name}", sampled))
     return rows

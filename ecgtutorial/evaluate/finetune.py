@@ -30,7 +30,7 @@ class Classifier(nn.Module):
 def fine_tune(
     encoder, cohort, targets, *, seconds, epochs=6, min_steps=80, batch_size=64, encoder_lr=3e-3,
     head_lr=5e-4, weight_decay=0.05, mask=0.3, views=None, layer_decay=1.0, head_share=0.0, seed=0,
-    device="cpu",
+    device="cpu", loss=F.binary_cross_entropy_with_logits,
 ):  # fmt: skip
     """Train a copy of `encoder` with a new linear layer on the labelled records of `cohort`.
 
@@ -42,9 +42,11 @@ def fine_tune(
     the steps, the first ones, the head learns alone (gradual start): the encoder gets no gradient
     and works as in a probe, with the batch statistics it came with; then its own warm-up begins.
     Training lasts `epochs` over the labelled records, but at least `min_steps`; nothing is selected
-    on held-out labels, so a budget stays the budget. AdamW on binary cross-entropy. Returns the
-    `Classifier`. Raises ``ValueError`` for targets that do not fit, a share outside [0, 1] or an
-    encoder without `layer_groups` where `layer_decay` is not 1.
+    on held-out labels, so a budget stays the budget. AdamW. `loss`: a
+    function of the layer's outputs and the rows of `targets`, (batch, output) both; with another
+    one targets may be any numbers. Returns the `Classifier`. Raises ``ValueError`` for targets that
+    do not fit, a share outside [0, 1] or an encoder without `layer_groups` where `layer_decay` is
+    not 1.
     Rates by layer and gradual start: paper B. Chapter: *Label efficiency*.
     """
     targets = torch.tensor(np.asarray(targets), dtype=torch.float32)
@@ -79,9 +81,9 @@ def fine_tune(
                 batch = augment.apply(batch, views, cohort.fs)
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision):
                 logits = model(batch)
-            loss = F.binary_cross_entropy_with_logits(logits.float(), targets[rows].to(device))
+            error = loss(logits.float(), targets[rows].to(device))
             optimizer.zero_grad()
-            loss.backward()
+            error.backward()
             optimizer.step()
         _let_learn(model.encoder, True)
     return model.eval()

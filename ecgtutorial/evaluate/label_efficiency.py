@@ -22,6 +22,7 @@ from .probe import linear_probe
 from .windows import embed
 
 MINIMUM = 5  # records with, and without, a statement that it needs in training and evaluation
+RARE = ("all", "challenge", "challenge-2020")  # tasks with classes that miss it
 BUDGETS = (0.01, 0.02, 0.05, 0.10, 0.25, 0.50, 0.60, 1.0)
 SUBSETS = {0.01: 5, 0.02: 5, 0.05: 5, 0.10: 5, 0.25: 3, 0.50: 2, 0.60: 2, 1.0: 1}
 PROTOCOLS = ("probe", "fine-tuned")
@@ -88,13 +89,13 @@ def label_efficiency(
 def scored_classes(train, test, task):
     """Names of the classes of a task that are trained and scored.
 
-    Of PTB-XL's groups of statements every class. Of ``"all"`` statements and of the ``"challenge"``
+    Of PTB-XL's groups of statements every class. Of ``"all"`` statements and of the Challenges'
     classes those with at least `MINIMUM` positive and `MINIMUM` negative records in `train` and as
     many in `test`: the AUC of a rarer one is noise. Raises ``ValueError`` if none has.
     """
     targets = [part.targets(task) for part in (train, test)]  # 0/1 (record, class) each
     classes = targets[1].columns
-    if task not in ("all", "challenge"):
+    if task not in RARE:
         return list(classes)
     enough = [t.sum().between(MINIMUM, len(t) - MINIMUM)[classes].to_numpy() for t in targets]
     enough = enough[0] & enough[1]
@@ -118,7 +119,7 @@ def _prepare(cohort, task, part, seconds, overlap, fine_tuning):
     }  # fmt: skip
     if overlap:  # left out where it is 0: the hashes of tables made without it stay
         settings["overlap"] = overlap
-    if task in ("all", "challenge"):
+    if task in RARE:
         settings["minimum"] = MINIMUM
     return train, test, scored_classes(train, test, task), settings
 
@@ -148,14 +149,30 @@ def _fill(table, entrants, cells, names, run, progress):
 
 def _run_cells(entrant, cells, train, test, classes, settings, table, bar):
     """Compute the missing cells of one entrant, each stored when done."""
-    encoder = entrant.make().eval()
-    task, windows = settings["task"], (settings["seconds"], settings.get("overlap", 0.0))
+    task = settings["task"]
     target = test.targets(task)[classes].to_numpy()
     weights = patient_weights(test.table["patient_id"])
+    answers = _answers(entrant, cells, train, test, classes, settings)
+    for name, (_, protocol, budget, subset), part, scores in answers:
+        row = _cell_row(entrant, protocol, task, part, target, scores, weights)
+        row |= {"budget": budget, "subset": subset, "config": name}
+        table.add([row], {name: scores})
+        bar.set_postfix_str(f"{entrant.method} {protocol} {budget:.0%}: {row['value']:.3f}")
+        bar.update()
+
+
+def _answers(entrant, cells, train, test, classes, settings):
+    """Train cell after cell: its hash, the cell, the labelled cohort, scores (test record, class).
+
+    The scores of a probe are logits, those of a fine-tuned network probabilities.
+    """
+    encoder = entrant.make().eval()
+    task, windows = settings["task"], (settings["seconds"], settings.get("overlap", 0.0))
     if any(cell[1] == "probe" for _, cell in cells):
         features, test_features = (embed(encoder, part, *windows) for part in (train, test))
     row_of = pd.Series(np.arange(len(train)), index=train.table["record_id"])
-    for name, (_, protocol, budget, subset) in cells:
+    for name, cell in cells:
+        _, protocol, budget, subset = cell
         part = train.budget(budget, subset)
         labels = part.targets(task)[classes].to_numpy()
         if protocol == "probe":
@@ -166,19 +183,21 @@ def _run_cells(entrant, cells, train, test, classes, settings, table, bar):
             options = {**settings["fine_tuning"], **entrant.fine_tuning}
             model = fine_tune(encoder, part, labels, seconds=windows[0], seed=subset, **options)
             scores = predict(model, test, *windows)
-        row = _cell_row(entrant, protocol, task, part, target, scores, weights)
-        row |= {"budget": budget, "subset": subset, "config": name}
-        table.add([row], {name: scores})
-        bar.set_postfix_str(f"{entrant.method} {protocol} {budget:.0%}: {row['value']:.3f}")
-        bar.update()
+        yield name, cell, part, scores
 
 
 def _cell_row(entrant, protocol, task, labelled, target, scores, weights):
-    """What the row of a cell says, whatever the experiment."""
+    """What the row of a cell says where macro AUC is the metric."""
     low, high = interval(bootstrap_macro_auc(target, scores, weights))
+    return _about(entrant, protocol, task, labelled) | {
+        "metric": "macro_auc", "value": macro_auc(target, scores), "low": low, "high": high,
+    }  # fmt: skip
+
+
+def _about(entrant, protocol, task, labelled):
+    """What every row of a cell says, whatever the experiment and the metric."""
     return {
         "method": entrant.method, "task": task, "leads": 12, "seed": str(entrant.seed),
-        "metric": "macro_auc", "value": macro_auc(target, scores), "low": low, "high": high,
         "n_records": len(labelled), "n_patients": labelled.table["patient_id"].nunique(),
         "protocol": protocol,
     }  # fmt: skip
@@ -237,14 +256,17 @@ def _reference(reference, method):
     return reference if method != reference[0] else ()
 
 
-def _difference(frame, first, second, metric, sampled):
-    """The summary row of `frame` for the paired difference `first` - `second`."""
+def _difference(frame, first, second, metric, sampled, same_subsets=True):
+    """The summary row of `frame` for the difference `first` - `second`, paired over test patients.
+
+    Both sides draw the same seeds and, unless they are of different budgets, the same subsets.
+    """
     value = first["value"].mean() - second["value"].mean()
-    means = _resample(first, sampled) - _resample(second, sampled)
+    means = _resample(first, sampled) - _resample(second, sampled, 2 if same_subsets else 3)
     return _summary_row(frame, metric, value, means)
 
 
-def _resample(frame, sampled):
+def _resample(frame, sampled, subset_seed=2):
     """Mean bootstrap value over seeds and subsets drawn with replacement: (resample,)."""
     values = np.stack([sampled[name] for name in frame["config"]])  # (cell, resample)
     n_resamples = values.shape[1]
@@ -253,7 +275,7 @@ def _resample(frame, sampled):
     seed_draws = np.random.default_rng(1).multinomial(
         len(seeds), np.full(len(seeds), 1 / len(seeds)), n_resamples
     )  # (resample, seed)
-    subset_draws = np.random.default_rng(2).multinomial(
+    subset_draws = np.random.default_rng(subset_seed).multinomial(
         len(subsets), np.full(len(subsets), 1 / len(subsets)), n_resamples
     )  # the same for every method: gains are paired over subsets
     weight = (seed_draws[:, seed] * subset_draws[:, subset]).T  # (cell, resample)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from ecgtutorial.cohort import INVALID, open_cohort
 from ecgtutorial.datasets import wfdb_folder
@@ -203,6 +204,85 @@ def test_tables_that_are_refused(twenty, tmp_path, text, message):
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(ValueError, match=message):
         open_cohort("wfdb-folder", data=twenty, table=tmp_path / "t.csv")
+
+
+SITES = pd.DataFrame(
+    {
+        "record_id": [f"r{i:02d}" for i in range(20)],
+        "region": ["RVOT", "LVOT ", "RVOT", "RVOT"] * 5,
+        "site_x": [0, 1] * 10,
+        "site_y": range(20),
+        "site_z": -2.5,
+    }
+)
+
+
+def test_a_table_gives_regions_and_sites(twenty, tmp_path):
+    path = tmp_path / "sites.csv"
+    SITES.to_csv(path, index=False)
+    cohort = open_strictly(twenty, table=path)
+    assert list(cohort.labels) == ["LVOT", "RVOT"]  # in the order of SEGMENTS
+    assert cohort.targets("all")["LVOT"].tolist() == [0, 1, 0, 0] * 5
+    assert (cohort.labels.sum(axis=1) == 1).all()
+    assert cohort.table["region"].tolist() == ["RVOT", "LVOT", "RVOT", "RVOT"] * 5
+    assert cohort.table["site_x"].tolist() == [0, 1] * 10  # no label
+    assert cohort.table["site_z"].dtype == float and (cohort.table["site_z"] == -2.5).all()
+
+    names = dict(RVOT="RVOT", LVOT="LVOT", **{"LVOT ": "summit"})
+    SITES.assign(region=SITES["region"].map(names)).to_csv(path, index=False)
+    assert list(open_strictly(twenty, table=path).labels) == ["RVOT", "summit"]
+    SITES.assign(region=[f"{i % 2}" for i in range(20)]).to_csv(path, index=False)
+    assert list(open_strictly(twenty, table=path).labels) == ["0", "1"]
+    SITES.assign(PVC=1).to_csv(path, index=False)  # labels of its own
+    cohort = open_strictly(twenty, table=path)
+    assert list(cohort.labels) == ["PVC"] and "region" in cohort.table
+    SITES.drop(columns="region").to_csv(path, index=False)
+    assert open_strictly(twenty, table=path).labels.shape == (20, 0)
+
+
+@pytest.mark.parametrize("empty", [None, "  "])
+def test_a_record_without_a_region_is_refused(twenty, tmp_path, empty):
+    path = tmp_path / "sites.csv"
+    region = SITES["region"].where(SITES["record_id"] != "r07", empty)
+    SITES.assign(region=region).to_csv(path, index=False)
+    message = r"sites.csv: 1 of 20 records have no region, such as 'r07'"
+    with pytest.raises(ValueError, match=message):
+        open_cohort("wfdb-folder", data=twenty, table=path)
+    SITES.assign(region=region).dropna().to_csv(path, index=False)
+    if empty is None:
+        with pytest.warns(UserWarning, match="r07: has no row in sites.csv"):
+            assert len(open_cohort("wfdb-folder", data=twenty, table=path)) == 19
+    SITES.assign(site_y="front").to_csv(path, index=False)
+    with pytest.raises(ValueError, match="front"):
+        open_cohort("wfdb-folder", data=twenty, table=path)
+
+
+def test_a_folder_with_sites_goes_through_localisation(tmp_path, write_record):
+    """As idiopathic ventricular arrhythmias are published: records, and where they were ablated."""
+    from ecgtutorial.evaluate.label_efficiency import Entrant
+    from ecgtutorial.evaluate.localisation import localisation
+
+    class Means(torch.nn.Module):
+        width = 12
+
+        def forward(self, signals):
+            return signals.mean(dim=2)
+
+    rows = pd.DataFrame({"record_id": [f"case{i:02d}" for i in range(40)]})
+    rows["region"] = np.where(np.arange(40) % 3, "RVOT", "LVOT")
+    for name, region in zip(rows["record_id"], rows["region"]):
+        level = 500 * (region == "RVOT") + RNG.normal(0, 50, (12, 1))
+        long = 2400 if name == "case05" else 1000  # that one is cut into two
+        write_record(tmp_path / "in" / name, np.rint(level + np.zeros(long)))
+    rows.to_csv(tmp_path / "sites.csv", index=False)
+    cohort = open_strictly(tmp_path / "in", table=tmp_path / "sites.csv")
+    assert len(cohort) == 41
+    entrant = Entrant("random", 0, "means", Means, ("probe",))
+    frame = localisation([entrant], cohort, tmp_path / "t.csv", seconds=5.0, patients=(10, None),
+                         subsets={10: 2}, progress=False)  # fmt: skip
+    cells = frame[frame["seed"] != "all"]
+    assert set(cells["metric"]) == {"region_accuracy", "adjacent_accuracy"}
+    assert (cells["value"] == 1).all()
 
 
 def test_folds_are_the_same_every_time_and_serve_few_patients(twenty, tmp_path):

@@ -12,6 +12,7 @@ from ecgtutorial.methods import Batch
 from ecgtutorial.methods.byol import BYOL
 from ecgtutorial.methods.cpc import CPC
 from ecgtutorial.methods.simclr import SimCLR
+from ecgtutorial.methods.spatio_temporal import SpatioTemporal
 from ecgtutorial.methods.swav import SwAV
 from ecgtutorial.methods.three_kg import ThreeKG
 
@@ -112,9 +113,9 @@ def test_memory_is_what_a_step_holds_at_most():
     "method",
     [
         SimCLR(encoder="xresnet1d50-small"), ThreeKG(variant="A"), BYOL(), BYOL(predictor=False),
-        BYOL(stop_gradient=False), SwAV(n_views=3), CPC(),
+        BYOL(stop_gradient=False), SwAV(n_views=3), CPC(), SpatioTemporal(),
     ],
-    ids=["simclr", "3kg", "byol", "byol-no-predictor", "byol-no-stop", "swav", "cpc"],
+    ids=["simclr", "3kg", "byol", "byol-no-predictor", "byol-no-stop", "swav", "cpc", "ran"],
 )  # fmt: skip
 def test_every_method_can_be_priced_and_stays_as_it_was(method):
     before = copy.deepcopy(method.state_dict())
