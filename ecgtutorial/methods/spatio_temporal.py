@@ -4,7 +4,7 @@ Follows Ran & Liu 2024 (paper C), as far as its abstract goes: spans of the sign
 a share that changes from batch to batch (*dynamic random masking*, time), leads change places
 (*shuffled leads*, space), and one network gives back the original signal in the original order and
 the number of the lead at each place. The abstract gives no network, no numbers and no weights.
-Every default below is our choice; the chapter *Space and time* lists them and measures each.
+Every default below is our choice; the chapter *Space and time* lists them all and measures most.
 
     method = SpatioTemporal(fs=100)
     loss, parts = method.loss(Batch(signals, record, patient))
