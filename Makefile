@@ -43,19 +43,23 @@ outputs: $(STAMP)
 	$(RUN) --scale $(if $(filter command line,$(origin SCALE)),$(SCALE),full) --write-back
 
 # A finished cell stands in the table at once, so stop it when you like and go on later. JOBS
-# processes with one core each beat one process with all of them.
+# processes with one core each beat one process with all of them. MORE: a folder of unlabelled
+# WFDB records to pre-train on, too.
 JOBS    ?= $(shell nproc)
 FROM     = $(if $(DATA),--data "$(DATA)")
 results: $(STAMP)
-	for experiment in label-efficiency linear-evaluation linear-evaluation-all \
-		linear-evaluation-all-slow noise-robustness noise-training any-lead \
-		any-lead-pretraining identification local-global-parts segments-right segments-leaky \
-		spatio-temporal spatio-temporal-parts all-methods; do \
+	for experiment in label-efficiency label-efficiency-all health traits augmentation-grid \
+		subgroups linear-evaluation linear-evaluation-all linear-evaluation-all-slow \
+		noise-robustness noise-training any-lead any-lead-pretraining identification \
+		local-global-parts segments-right segments-leaky spatio-temporal \
+		spatio-temporal-parts all-methods; do \
 		OMP_NUM_THREADS=1 $(PY) -m ecgtutorial.experiments $$experiment "$(COHORT)" \
 			$(FROM) --jobs $(JOBS) || exit; \
 	done
 ifeq ($(COHORT),ptb-xl)
 	OMP_NUM_THREADS=1 $(PY) -m ecgtutorial.experiments simulated-to-real ptb-xl $(FROM)
+	OMP_NUM_THREADS=1 $(PY) -m ecgtutorial.experiments unlabelled ptb-xl $(FROM) --jobs $(JOBS) \
+		$(if $(MORE),--more "$(MORE)")
 	OMP_NUM_THREADS=1 $(PY) -m ecgtutorial.evaluate.realism $(FROM) --jobs $(JOBS)
 	OMP_NUM_THREADS=1 $(PY) -m ecgtutorial.evaluate.leakage $(FROM)
 endif

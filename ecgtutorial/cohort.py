@@ -148,6 +148,27 @@ class Cohort:
         part.labels = self.labels.iloc[rows].reset_index(drop=True)
         return part
 
+    def __getstate__(self):
+        """What a pickle holds: of a store its folder, not its samples; all that lies in memory."""
+        if self._rows is not None:
+            return {"_whole": self._whole, "_rows": self._rows}
+        if self._folder is not None:
+            return {"_folder": self._folder.absolute(), "_fingerprint": self._fingerprint}
+        return self.__dict__
+
+    def __setstate__(self, state):
+        if "_rows" in state and state["_rows"] is not None:
+            state = state["_whole"].select(state["_rows"]).__dict__
+        elif state["_folder"] is not None:
+            folder, expected = state["_folder"], state["_fingerprint"]
+            state = open_store(folder).__dict__
+            if state["_fingerprint"] != expected:
+                raise ValueError(
+                    f"{folder} now holds a cohort with fingerprint {state['_fingerprint']}, "
+                    f"expected {expected}: it was made anew since, or this machine has another one"
+                )
+        self.__dict__.update(state)
+
     def split(self):
         """Train, validation and test cohorts: folds 1-8, 9 and 10.
 

@@ -136,6 +136,22 @@ def class_accuracy(targets, predictions, counts=None):
     return _share((targets == predictions).mean(axis=1), counts)
 
 
+def macro_f1(targets, predictions, counts=None):
+    """Mean over classes of F1, the harmonic mean of precision and sensitivity.
+
+    Twice the true positives over twice these and all errors. Arguments, value and errors as in
+    `exact_match`. A class with no positive and none predicted counts 0, also in a resample that
+    misses it: unlike the AUC of a missing class it is not left out.
+    Source: paper D (Gopal et al. 2021), tables 1 and 2. Chapter: *3KG*.
+    """
+    targets, predictions = _check_predictions(targets, predictions)
+    weights = _check_counts(counts, len(targets))
+    found = weights @ (targets * predictions).astype(float)  # true positives: (resample, class)
+    either = weights @ (targets.astype(float) + predictions)  # 2 TP + errors
+    values = np.divide(2 * found, either, out=np.zeros_like(found), where=either > 0).mean(axis=1)
+    return float(values[0]) if counts is None else values
+
+
 def _share(right, counts):
     """Mean of `right`, (record,): a float, or (resample,) with `counts`."""
     weights = _check_counts(counts, len(right))

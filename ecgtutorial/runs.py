@@ -5,6 +5,7 @@ finished, resumed if it was begun, and made if it is new. A result table is a ti
 for every finished cell of an experiment; a cell that stands there is not computed again.
 """
 
+import ast
 import contextlib
 import fcntl
 import hashlib
@@ -232,7 +233,51 @@ def environment():
     return {"versions": versions, "device": device}
 
 
-def code_hash(*objects):
-    """A short hash of the source of functions, classes or modules, for a result's provenance."""
-    source = "\n".join(inspect.getsource(o) for o in objects)
-    return hashlib.sha256(source.encode()).hexdigest()[:12]
+def definitions(*modules):
+    """Short hashes of what the modules define, for a result's provenance: {name: hash}.
+
+    One entry a function, class or constant at the top of a module, such as
+    ``"augment.time_mask"``. Comments, docstrings and layout do not count, so a hash changes with
+    what the code does, and new definitions leave the others alone: see `changed_definitions`.
+    """
+    found = {}
+    for module in modules:
+        name = module.__spec__.name.removeprefix("ecgtutorial.")  # also where it is __main__
+        found |= _definitions(inspect.getsource(module), name)
+    return found
+
+
+def _definitions(source, module):
+    """As `definitions`, of a module's source text."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    found = {}
+    for node in tree.body:
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            stored = (n for n in ast.walk(node) if isinstance(n, ast.Name))
+            names = [n.id for n in stored if isinstance(n.ctx, ast.Store)]
+        else:
+            names = [node.name] if hasattr(node, "name") else []
+        text = hashlib.sha256(ast.unparse(node).encode()).hexdigest()[:8]
+        found |= {f"{module}.{name}": text for name in names}
+    return found
+
+
+def changed_definitions(provenance):
+    """Names of the definitions that have changed, or gone, since a table was made.
+
+    `provenance`: of `load_provenance`, whose ``code`` is from `definitions`. A definition stands in
+    its ``reviewed``, with the hash it has now, where somebody has found that the change moves no
+    number. Such a one is not named.
+    """
+    then, modules = provenance["code"], {}
+    for name in then:
+        module = name.rpartition(".")[0]
+        if module not in modules:
+            path = Path(__file__).parent / (module.replace(".", "/") + ".py")
+            modules[module] = _definitions(path.read_text(), module) if path.exists() else {}
+    now = {name: modules[name.rpartition(".")[0]].get(name) for name in then}
+    fine = provenance.get("reviewed", {})
+    return sorted(n for n in then if now[n] != then[n] and fine.get(n, "") != (now[n] or "gone"))

@@ -1,8 +1,11 @@
+import importlib
 import json
 
 import pytest
 
-from ecgtutorial import experiments, runs
+from ecgtutorial import augment, experiments, runs
+
+mehari = importlib.import_module("ecgtutorial.experiments.mehari")  # not the function
 
 
 @pytest.fixture
@@ -34,7 +37,7 @@ def test_the_label_efficiency_table_is_filled_and_says_how(tiny, tmp_path):
 
 def test_the_transfer_table_is_filled_and_says_how(tiny, monkeypatch, tmp_path):
     monkeypatch.setitem(experiments.SIMULATED, "quick", {"n_patients": 40, "pretraining": {}})
-    monkeypatch.setattr(experiments, "TRANSFER_BUDGETS", (0.5,))
+    monkeypatch.setattr(experiments.gopal, "TRANSFER_BUDGETS", (0.5,))
     cohort = experiments.open_for("quick", "simulated")
     path = tmp_path / "results" / "simulated-to-real.csv"
     frame = experiments.run_simulated_to_real(cohort, "quick", [0], path, progress=False)
@@ -48,7 +51,7 @@ def test_the_transfer_table_is_filled_and_says_how(tiny, monkeypatch, tmp_path):
 
 
 def test_the_table_on_noise_in_training_is_filled_and_says_how(tiny, monkeypatch, tmp_path):
-    monkeypatch.setattr(experiments, "NOISE_TRAINING", ("supervised-xresnet",))
+    monkeypatch.setattr(mehari, "NOISE_TRAINING", ("supervised-xresnet",))
     cohort = experiments.open_for("quick", "simulated")
     path = tmp_path / "results" / "noise-training.csv"
     frame = experiments.run_noise_training(cohort, "quick", [0], path, progress=False)
@@ -71,7 +74,7 @@ def test_three_ways_to_fine_tune_differ_in_one_thing_each(tiny):
     assert ways["cpc"].fine_tuning == usual and ways["supervised-cpc"].fine_tuning == {}
     assert ways["cpc+long"].fine_tuning == usual | {"epochs": 3, "min_steps": 6}
     views = ways["supervised-cpc+noise"].fine_tuning["views"]
-    assert views == experiments.augment.MEHARI_VIEWS | experiments.augment.NOISE_LEVELS[2]
+    assert views == augment.MEHARI_VIEWS | augment.NOISE_LEVELS[2]
 
 
 def test_random_and_supervised_start_from_the_same_weights():
@@ -105,11 +108,11 @@ def test_the_published_transfer_table_is_whole():
     cells = frame[frame["seed"] != "all"]
     assert set(cells["method"]) == {"random", "real", "simulated"}
     assert set(cells["seed"]) == {"0", "1", "2"} == set(map(str, how["seeds"]))
-    assert set(cells["budget"]) == set(experiments.TRANSFER_BUDGETS)
+    assert set(cells["budget"]) == set(experiments.gopal.TRANSFER_BUDGETS)
     assert how["simulated"] == experiments.SIMULATED["full"]
     summary = frame[(frame["seed"] == "all") & (frame["metric"] == "macro_auc")]
     value = summary.set_index(["method", "budget"])["value"]
-    for budget in experiments.TRANSFER_BUDGETS:
+    for budget in experiments.gopal.TRANSFER_BUDGETS:
         assert value["simulated", budget] > value["random", budget] + 0.05
 
 
@@ -118,9 +121,9 @@ def test_the_published_table_on_noise_in_training_is_whole():
     cells = frame[frame["seed"] != "all"]
     assert cells["config"].is_unique
     assert len(cells) == 4 * 3 * 3 * 3  # networks, ways, levels, seeds
-    assert set(cells["noise"]) == set(experiments.NOISE_TRAINING_LEVELS)
+    assert set(cells["noise"]) == set(mehari.NOISE_TRAINING_LEVELS)
     everywhere = runs.load_results("ptb-xl", "noise-robustness")[0].set_index("config")["value"]
-    usual = cells[cells["method"].isin(experiments.NOISE_TRAINING)].set_index("config")["value"]
+    usual = cells[cells["method"].isin(mehari.NOISE_TRAINING)].set_index("config")["value"]
     assert usual.eq(everywhere[usual.index]).all()  # the same cells as in the other table
 
 

@@ -5,7 +5,9 @@ import torch
 
 import ecgtutorial as ecg
 from ecgtutorial import experiments, runs
+from ecgtutorial.evaluate import label_efficiency
 from ecgtutorial.leads import SUBSETS
+from ecgtutorial.methods.local_global import LocalGlobal
 
 
 @pytest.fixture
@@ -18,9 +20,9 @@ def tiny(monkeypatch, tmp_path):
         "identity": {"steps": 2, "batch_size": 16},
     }
     monkeypatch.setitem(experiments.OH_SCALES, "tiny", settings)
-    monkeypatch.setattr(experiments.label_efficiency, "MINIMUM", 2)
+    monkeypatch.setattr(label_efficiency, "MINIMUM", 2)
     methods = {name: experiments.OH[name] for name in ("w2v+cmsc", "w2v+cmsc+rlm")}
-    monkeypatch.setattr(experiments, "OH", methods)
+    monkeypatch.setattr(experiments.oh, "OH", methods)
     names = experiments.oh_entrants.__defaults__
     defaults = tuple(tuple(methods) if value and value == tuple(ALL) else value for value in names)
     monkeypatch.setattr(experiments.oh_entrants, "__defaults__", defaults)
@@ -43,7 +45,7 @@ def test_all_methods_of_paper_a_can_be_made():
         method = method_class(fs=100, encoder="transformer-small", **arguments)
         assert method.encoder(torch.zeros(2, 12, 250)).shape == (2, 96)
     for changes in experiments.OH_ABLATION.values():
-        experiments.LocalGlobal(**{**experiments.OH_PARTS["w2v+cmsc+rlm"], **changes})
+        LocalGlobal(**{**experiments.OH_PARTS["w2v+cmsc+rlm"], **changes})
 
 
 def test_the_table_of_lead_sets_is_filled_once_and_summarised(tiny, cohort):
@@ -72,8 +74,8 @@ def test_who_is_tested_was_not_pre_trained_on(tiny, cohort):
 
 
 def test_pretraining_on_fewer_leads_and_segments(tiny, cohort, monkeypatch):
-    monkeypatch.setattr(experiments, "SUBSETS", {12: SUBSETS[12], 1: SUBSETS[1]})
-    monkeypatch.setattr(experiments, "OH_TABLE_2", ("w2v+cmsc",))
+    monkeypatch.setattr(experiments.oh, "SUBSETS", {12: SUBSETS[12], 1: SUBSETS[1]})
+    monkeypatch.setattr(experiments.oh, "OH_TABLE_2", ("w2v+cmsc",))
     frame = experiments.run_any_lead_pretraining(
         cohort, "tiny", (0,), tiny / "pre.csv", progress=False
     )

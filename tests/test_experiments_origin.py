@@ -1,5 +1,6 @@
 """Paper C's experiments: who meets, what the tables hold and say, and that finished cells stay."""
 
+import importlib
 import json
 
 import numpy as np
@@ -8,9 +9,11 @@ import torch
 
 import ecgtutorial as ecg
 from ecgtutorial import experiments, runs
-from ecgtutorial.evaluate import arrhythmia, localisation
+from ecgtutorial.evaluate import any_lead, arrhythmia, label_efficiency, localisation
 from ecgtutorial.leads import LEADS
 from ecgtutorial.methods.spatio_temporal import SpatioTemporal
+
+mehari = importlib.import_module("ecgtutorial.experiments.mehari")  # not the function
 
 EVERYBODY = experiments.RAN_ABLATION
 NETWORKS = ("xresnet", "cpc", "transformer", "single-lead")
@@ -31,11 +34,12 @@ def tiny(monkeypatch, tmp_path):
         quick = getattr(experiments, scales)["quick"]
         monkeypatch.setitem(getattr(experiments, scales), "quick", quick | more)
     monkeypatch.setitem(experiments.RAN_FINE_TUNING, "quick", {"head_lr": 0.01})
-    monkeypatch.setattr(experiments, "RAN_BUDGETS", {0.5: 1, 1.0: 1})
-    monkeypatch.setattr(experiments, "ALL_BUDGETS", {1.0: 1})
+    monkeypatch.setattr(experiments.ran, "RAN_BUDGETS", {0.5: 1, 1.0: 1})
+    monkeypatch.setattr(experiments.everyone, "ALL_BUDGETS", {1.0: 1})
     kept = experiments.RAN | {"no lead numbers": EVERYBODY["no lead numbers"]}
-    monkeypatch.setattr(experiments, "RAN_ABLATION", kept)
-    monkeypatch.setattr(experiments.label_efficiency, "MINIMUM", 2)
+    for module in (experiments, experiments.ran):
+        monkeypatch.setattr(module, "RAN_ABLATION", kept)
+    monkeypatch.setattr(label_efficiency, "MINIMUM", 2)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield tmp_path
@@ -64,8 +68,8 @@ def filled_once(run, cohort, tiny, monkeypatch):
     frame = run(cohort, "quick", (0,), path, progress=False)
     before, seconds = path.read_bytes(), runs.load_provenance(path)["seconds"]
     with monkeypatch.context() as patch:
-        patch.setattr(experiments.runs, "pretrained", None)  # to be called is an error
-        patch.setattr(experiments.encoders, "build", None)
+        patch.setattr(runs, "pretrained", None)  # to be called is an error
+        patch.setattr(experiments.common.encoders, "build", None)
         again = run(cohort, "quick", (0,), path, progress=False)
     assert path.read_bytes() == before and again.equals(frame)
     about = runs.load_provenance(path)
@@ -173,7 +177,8 @@ def test_the_run_of_a_variant_has_its_arguments(tiny, cohort):
 def three(monkeypatch):
     """Fewer of the book's methods: one of each kind of fine-tuning."""
     kept = {n: experiments.ALL_NETWORKS[n] for n in ("spatio-temporal", "w2v+cmsc+rlm", "3kg-l")}
-    monkeypatch.setattr(experiments, "ALL_NETWORKS", kept)
+    for module in (experiments, experiments.everyone):
+        monkeypatch.setattr(module, "ALL_NETWORKS", kept)
 
 
 def test_everybody_meets_with_a_network_from_scratch(tiny, cohort):
@@ -267,11 +272,11 @@ def test_the_cohort_of_a_scale_is_opened(tiny, monkeypatch):
 def test_tables_of_other_papers_still_say_all_they_said(tiny, cohort, monkeypatch):
     said = []
     monkeypatch.setattr(runs.Table, "describe", lambda self, **about: said.append(about))
-    monkeypatch.setattr(experiments, "NOISE_TRAINING", ("supervised-xresnet",))
+    monkeypatch.setattr(mehari, "NOISE_TRAINING", ("supervised-xresnet",))
     experiments.run_noise_training(cohort, "quick", (0,), tiny / "b.csv", progress=False)
-    monkeypatch.setattr(experiments, "oh_ablation", lambda *args: [])
+    monkeypatch.setattr(experiments.oh, "oh_ablation", lambda *args: [])
     monkeypatch.setattr(
-        experiments.any_lead, "any_lead", lambda everyone, cohort, table, **options: table.read()
+        any_lead, "any_lead", lambda everyone, cohort, table, **options: table.read()
     )
     experiments.run_local_global_parts(cohort, "quick", (0,), tiny / "a.csv", progress=False)
     everywhere = {
@@ -287,4 +292,4 @@ def test_tables_of_other_papers_still_say_all_they_said(tiny, cohort, monkeypatc
     assert paper_a["settings"]["lead_sets"] == (12, 1) and "identity" in paper_a["settings"]
     for now, published in ((paper_b, "noise-training"), (paper_a, "any-lead")):
         about = runs.load_results("ptb-xl", published)[1]
-        assert set(now) == about.keys() - {"versions", "device"}
+        assert set(now) == about.keys() - {"versions", "device", "reviewed"}

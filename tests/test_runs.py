@@ -143,3 +143,92 @@ def test_results_that_are_not_there_say_what_is(monkeypatch, tmp_path):
     (tmp_path / "ptb-xl" / "other.csv").write_text("method\n")
     with pytest.raises(FileNotFoundError, match="no result table.*other.csv"):
         runs.load_results("ptb-xl", "label-efficiency")
+
+
+# --- what the code behind a table was -----------------------------------------------------------
+
+SOURCE = '''
+"""A module."""
+
+import math
+
+LIMIT = 3.0  # mV
+FIRST, SECOND = 1, 2
+
+
+def area(width, height=2):
+    """Of a rectangle."""
+    return width * height  # mm^2
+
+
+class Box:
+    """With a lid."""
+
+    def open(self):
+        """Lift it."""
+        return area(1)
+'''
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package folder of its own: `changed(new source, ...)` names what changed since `SOURCE`."""
+    monkeypatch.setattr(runs, "__file__", str(tmp_path / "runs.py"))
+    (tmp_path / "evaluate").mkdir()
+    code = runs._definitions(SOURCE, "evaluate.boxes")
+
+    def changed(source, **said):
+        (tmp_path / "evaluate" / "boxes.py").write_text(source)
+        return runs.changed_definitions({"code": code, **said})
+
+    changed.code = code
+    return changed
+
+
+def test_definitions_are_functions_classes_and_constants(package):
+    names = {name.removeprefix("evaluate.boxes.") for name in package.code}
+    assert names >= {"LIMIT", "area", "Box"} and not {"math", "open"} & names
+    assert all(len(text) == 8 for text in package.code.values())
+    found = runs.definitions(runs)
+    assert {"runs.definitions", "runs.Table", "runs.COLUMNS"} <= found.keys()
+    assert found == {**runs.definitions(runs), **found}  # the same again
+    assert package(SOURCE) == []
+
+
+def test_words_and_layout_are_no_change(package):
+    assert package(SOURCE.replace("# mV", "# of what an electrode picks up")) == []
+    assert package(SOURCE.replace("Of a rectangle", "Width times height")) == []
+    assert package(SOURCE.replace('        """Lift it."""\n', "")) == []
+    assert package(SOURCE.replace('    """With a lid."""\n\n', "")) == []
+    assert package(SOURCE.replace("width * height", "(width\n        * height)")) == []
+    assert package(SOURCE.replace('"""A module."""', "").replace("import math", "")) == []
+
+
+def test_new_definitions_are_no_change_and_others_are(package):
+    assert package(SOURCE + "\n\ndef new():\n    return 1\n\n\nOTHER = 4\n") == []
+    assert package(SOURCE.replace("LIMIT = 3.0", "LIMIT = 3.5")) == ["evaluate.boxes.LIMIT"]
+    assert package(SOURCE.replace("height=2", "height=3")) == ["evaluate.boxes.area"]
+    assert package(SOURCE.replace("width * height", "width + height")) == ["evaluate.boxes.area"]
+    assert package(SOURCE.replace("area(1)", "area(2)")) == ["evaluate.boxes.Box"]
+    assert package(SOURCE.replace("Box", "Crate")) == ["evaluate.boxes.Box"]
+    assert package("") == sorted(package.code)  # all are gone
+
+
+def test_a_removed_module_has_lost_all_it_defined(package, tmp_path):
+    assert runs.changed_definitions({"code": package.code}) == sorted(package.code)
+    assert runs.changed_definitions({"code": {}}) == []
+
+
+def test_a_reviewed_change_is_named_no_more_until_the_next(package):
+    name = "evaluate.boxes.area"
+    once = SOURCE.replace("width * height", "height * width")
+    now = runs._definitions(once, "evaluate.boxes")[name]
+    assert package(once) == [name]
+    assert package(once, reviewed={name: now}) == []
+    assert package(once, reviewed={name: "00000000"}) == [name]
+    again = SOURCE.replace("width * height", "height * width * 1.0")
+    assert package(again, reviewed={name: now}) == [name]
+    gone = SOURCE.replace("area", "surface")
+    assert package(gone, reviewed={name: "gone"}) == ["evaluate.boxes.Box"]
+    assert package(gone, reviewed={name: now}) == ["evaluate.boxes.Box", name]
+    assert package(SOURCE, reviewed={name: now}) == []  # changed back

@@ -8,8 +8,11 @@ finished, and one that stands in the table is not computed again. Explained in t
 lead*.
 """
 
+from functools import partial
+
 import numpy as np
 
+from .. import grid
 from ..cohort import Cohort
 from ..datasets.challenge import NORMAL, WEIGHTS
 from ..leads import SUBSETS, canonical
@@ -19,7 +22,6 @@ from .label_efficiency import (
     _about,
     _cell_hash,
     _difference,
-    _fill,
     _prepare,
     _reference,
     _resample,
@@ -56,18 +58,17 @@ def any_lead(
     if by_segment:  # the same classes, so that the split is all that differs
         train, test = _dealt(segments(cohort, seconds), part)
         settings["by_segment"] = True
-    cells = [
-        (entrant, protocol, size)
+    jobs = [
+        grid.Job(
+            {_cell_hash({**settings, "leads": size}, entrant, protocol, 1.0, 0):
+             f"{entrant.method} {protocol} {size}"}, entrant,
+            partial(_compute, entrant, protocol, size, train, test, classes, settings), shown=-1,
+        )
         for entrant in entrants
         for protocol in entrant.protocols
         for size in lead_sets
-    ]
-    names = [_cell_hash({**settings, "leads": n}, e, p, 1.0, 0) for e, p, n in cells]
-
-    def run(entrant, missing, bar):
-        _run_cells(entrant, missing, train, test, classes, settings, table, bar)
-
-    _fill(table, entrants, cells, names, run, progress)
+    ]  # fmt: skip
+    names = grid.fill(table, jobs, progress)
     table.replace_summary(summarise(table, names, reference, over))
     return table.read()
 
@@ -135,33 +136,29 @@ def _dealt(cut, part):
     return cut.select(fold <= 8), cut.select(fold == (10 if part == "test" else 9))
 
 
-def _run_cells(entrant, cells, train, test, classes, settings, table, bar):
-    """Compute the missing cells of one entrant, a training each; each stored when done."""
-    encoder, task = entrant.make().eval(), settings["task"]
+def _compute(entrant, protocol, size, train, test, classes, settings, names):
+    """Compute one cell: its rows and their resamples."""
+    encoder, task = grid.encoder(entrant, settings["cohort"]), settings["task"]
     labels, target = train.targets(task)[classes].to_numpy(), test.targets(task)
     weights = patient_weights(test.table["patient_id"])
-    for name, (_, protocol, size) in cells:
-        score = _trained(entrant, encoder, protocol, padded(train, size), labels, settings)
-        scores = score(padded(test, size))  # (record, scored class): logits of a probe
-        found = {"macro_auc": _macro_auc(target[classes].to_numpy(), scores, weights)}
-        if task == "challenge":
-            likely = scores > (0 if protocol == "probe" else 0.5)  # a logit of 0: probability 0.5
-            found["challenge_score"] = _challenge_score(target, classes, likely, weights)
-        row = _about(entrant, protocol, task, train)
-        _add_cell(table, row | {"leads": size, "budget": 1.0, "subset": 0, "config": name}, found)
-        value = list(found.values())[-1][0]
-        bar.set_postfix_str(f"{entrant.method} {protocol} {size}: {value:.3f}")
-        bar.update()
+    score = _trained(entrant, encoder, protocol, padded(train, size), labels, settings)
+    scores = score(padded(test, size))  # (record, scored class): logits of a probe
+    found = {"macro_auc": _macro_auc(target[classes].to_numpy(), scores, weights)}
+    if task == "challenge":
+        likely = scores > (0 if protocol == "probe" else 0.5)  # a logit of 0: probability 0.5
+        found["challenge_score"] = _challenge_score(target, classes, likely, weights)
+    row = _about(entrant, protocol, task, train)
+    yield _cell(row | {"leads": size, "budget": 1.0, "subset": 0, "config": names[0]}, found)
 
 
-def _add_cell(table, row, found):
-    """Add a row for each metric of one cell, all or none; `found`: its value and resamples."""
+def _cell(row, found):
+    """A row for each metric of one cell, no scores, samples; `found`: value and resamples."""
     rows, samples = [], {}
     for metric, (value, sampled) in found.items():
         low, high = interval(sampled)
         rows.append(row | {"metric": metric, "value": value, "low": low, "high": high})
         samples[f"{row['config']}:{metric}"] = sampled
-    table.add(rows, samples=samples)
+    return rows, None, samples
 
 
 def _macro_auc(target, scores, weights):

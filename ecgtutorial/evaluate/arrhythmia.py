@@ -11,10 +11,11 @@ it is finished, and one that stands in the table is not computed again. Explaine
 
 import pandas as pd
 
+from .. import grid
 from ..metrics import class_accuracy, exact_match, patient_weights
 from ..runs import Table
-from .any_lead import _add_cell, _by_metric, _macro_auc, _mean_and_gains
-from .label_efficiency import _about, _answers, _cell_hash, _difference, _fill, _prepare
+from .any_lead import _by_metric, _cell, _macro_auc, _mean_and_gains
+from .label_efficiency import _about, _answer, _difference, _jobs, _prepare
 
 BUDGETS = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 SUBSETS = {0.1: 5, 0.2: 3, 0.4: 2, 0.6: 2, 0.8: 2, 1.0: 1}
@@ -43,39 +44,24 @@ def arrhythmias(
     train, test, classes, settings = _prepare(
         cohort, task, part, seconds, overlap, dict(fine_tuning or {})
     )
-    cells = [
-        (entrant, protocol, budget, subset)
-        for entrant in entrants
-        for protocol in entrant.protocols
-        for budget in budgets
-        for subset in range(subsets[budget])
-    ]
-    names = [_cell_hash(settings, *cell) for cell in cells]
-
-    def run(entrant, missing, bar):
-        _run_cells(entrant, missing, train, test, classes, settings, table, bar)
-
-    _fill(table, entrants, cells, names, run, progress)
+    rest = train, test, classes, settings
+    names = grid.fill(table, _jobs(_compute, entrants, budgets, subsets, *rest), progress)
     table.replace_summary(summarise(table, names, reference, over))
     return table.read()
 
 
-def _run_cells(entrant, cells, train, test, classes, settings, table, bar):
-    """Compute the missing cells of one entrant, each stored when done."""
-    task = settings["task"]
+def _compute(entrant, protocol, budget, subset, train, test, classes, settings, names):
+    """Compute one cell: its rows and their resamples."""
+    cell, task = (entrant, protocol, budget, subset), settings["task"]
+    labelled, scores = _answer(*cell, train, test, classes, settings)
     target = test.targets(task)[classes].to_numpy()
     weights = patient_weights(test.table["patient_id"])
-    answers = _answers(entrant, cells, train, test, classes, settings)
-    for name, (_, protocol, budget, subset), labelled, scores in answers:
-        likely = scores > (0 if protocol == "probe" else 0.5)  # a logit of 0: probability 0.5
-        found = {"macro_auc": _macro_auc(target, scores, weights)}
-        for metric in (exact_match, class_accuracy):
-            found[metric.__name__] = metric(target, likely), metric(target, likely, weights)
-        row = _about(entrant, protocol, task, labelled)
-        _add_cell(table, row | {"budget": budget, "subset": subset, "config": name}, found)
-        value = found["macro_auc"][0]
-        bar.set_postfix_str(f"{entrant.method} {protocol} {budget:.0%}: {value:.3f}")
-        bar.update()
+    likely = scores > (0 if protocol == "probe" else 0.5)  # a logit of 0: probability 0.5
+    found = {"macro_auc": _macro_auc(target, scores, weights)}
+    for metric in (exact_match, class_accuracy):
+        found[metric.__name__] = metric(target, likely), metric(target, likely, weights)
+    row = _about(entrant, protocol, task, labelled)
+    yield _cell(row | {"budget": budget, "subset": subset, "config": names[0]}, found)
 
 
 def summarise(table, names=None, reference=("random", "fine-tuned"), over=None):

@@ -11,6 +11,7 @@ the gallery by cosine. Explained in the chapter *Patient identification*.
 
 import copy
 import math
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -18,14 +19,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .. import leads
+from .. import grid, leads
 from ..augment import crop
 from ..leads import SUBSETS
-from ..metrics import interval, patient_weights
+from ..metrics import patient_weights
 from ..pretrain import _rate, has_bfloat16
 from ..runs import Table, config_hash
-from .any_lead import padded, segments, summarise
-from .label_efficiency import _fill
+from .any_lead import _cell, padded, segments, summarise
 from .leakage import beats_of
 from .windows import embed
 
@@ -341,18 +341,17 @@ def identification(
     else:
         recordings, (trained, pairs) = cohort, split(cohort)
     tested = recordings.select(pairs[["gallery", "probe"]].to_numpy().T.ravel())
-    cells = [
-        (entrant, protocol, size)
+    jobs = [
+        grid.Job(
+            {_cell_hash(settings, entrant, protocol, size):
+             f"{entrant.method} {protocol} {size} leads"}, entrant,
+            partial(_compute, entrant, protocol, size, trained, tested, settings),
+        )
         for entrant in entrants
         for protocol in entrant.protocols
         for size in lead_sets
-    ]
-    names = [_cell_hash(settings, *cell) for cell in cells]
-
-    def run(entrant, missing, bar):
-        _run_cells(entrant, missing, trained, tested, settings, table, bar)
-
-    _fill(table, entrants, cells, names, run, progress)
+    ]  # fmt: skip
+    names = grid.fill(table, jobs, progress)
     table.replace_summary(summarise(table, names, reference, over))
     return table.read()
 
@@ -371,33 +370,24 @@ def _cell_hash(settings, entrant, protocol, size):
     return config_hash({**settings, **names})
 
 
-def _run_cells(entrant, cells, trained, tested, settings, table, bar):
-    """Compute the missing cells of one entrant, each stored when done.
+def _compute(entrant, protocol, size, trained, tested, settings, names):
+    """Compute one cell: its rows and their resamples.
 
     `tested`: the gallery, and behind it the probes in the same order of patients.
     """
-    start, seconds = entrant.make().eval(), settings["seconds"]
+    encoder, seconds = grid.encoder(entrant, settings["cohort"]), settings["seconds"]
     gallery, probe = np.arange(len(tested)).reshape(2, -1)
     counts = patient_weights(gallery, settings["n_resamples"])  # (resample, patient)
-    for name, (_, protocol, size) in cells:
-        encoder = start
-        if protocol == "fine-tuned":
-            options = {"seed": entrant.seed, **settings["training"], **entrant.fine_tuning}
-            encoder = train_identity(start, padded(trained, size), seconds=seconds, **options)
-        similarity = identify(encoder, padded(tested, size), gallery, probe, seconds=seconds)
-        rows, samples = [], {}
-        for metric, (value, resampled) in _scores(similarity, counts).items():
-            low, high = interval(resampled)
-            rows.append({
-                "method": entrant.method, "task": settings["task"], "leads": size,
-                "seed": str(entrant.seed), "metric": metric, "value": value, "low": low,
-                "high": high, "n_records": len(tested), "n_patients": len(gallery),
-                "protocol": protocol, "subset": 0, "config": name,
-            })  # fmt: skip
-            samples[f"{name}:{metric}"] = resampled
-        table.add(rows, samples=samples)
-        bar.set_postfix_str(f"{entrant.method} {protocol} {size} leads: {rows[0]['value']:.3f}")
-        bar.update()
+    if protocol == "fine-tuned":
+        options = {"seed": entrant.seed, **settings["training"], **entrant.fine_tuning}
+        encoder = train_identity(encoder, padded(trained, size), seconds=seconds, **options)
+    similarity = identify(encoder, padded(tested, size), gallery, probe, seconds=seconds)
+    row = {
+        "method": entrant.method, "task": settings["task"], "leads": size,
+        "seed": str(entrant.seed), "n_records": len(tested), "n_patients": len(gallery),
+        "protocol": protocol, "subset": 0, "config": names[0],
+    }  # fmt: skip
+    yield _cell(row, _scores(similarity, counts))
 
 
 def _scores(similarity, counts):

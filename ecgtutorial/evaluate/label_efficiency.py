@@ -9,12 +9,13 @@ that stands in the table is not computed again. Explained in the chapter *Label 
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
+from .. import grid
 from ..metrics import bootstrap_macro_auc, interval, macro_auc, patient_weights
 from ..runs import Table, config_hash
 from .finetune import fine_tune, predict
@@ -67,19 +68,8 @@ def label_efficiency(
     train, test, classes, settings = _prepare(
         cohort, task, part, seconds, overlap, dict(fine_tuning or {})
     )
-    cells = [
-        (entrant, protocol, budget, subset)
-        for entrant in entrants
-        for protocol in entrant.protocols
-        for budget in budgets
-        for subset in range(subsets[budget])
-    ]
-    names = [_cell_hash(settings, *cell) for cell in cells]
-
-    def run(entrant, missing, bar):
-        _run_cells(entrant, missing, train, test, classes, settings, table, bar)
-
-    _fill(table, entrants, cells, names, run, progress)
+    rest = train, test, classes, settings
+    names = grid.fill(table, _jobs(_compute, entrants, budgets, subsets, *rest), progress)
     table.replace_summary(
         summarise(table, test, task, names, reference, classes=classes, over=over)
     )
@@ -134,56 +124,52 @@ def _cell_hash(settings, entrant, protocol, budget, subset):
     return config_hash({**settings, **names})
 
 
-def _fill(table, entrants, cells, names, run, progress):
-    """``run(entrant, missing cells, bar)`` for every entrant with cells that `table` has not."""
-    done = set(table.read()["config"])
-    bar = tqdm(total=len(cells), desc="cells", disable=not progress)
-    for entrant in entrants:
-        mine = [(n, c) for n, c in zip(names, cells) if c[0] is entrant]
-        missing = [(n, c) for n, c in mine if n not in done]
-        bar.update(len(mine) - len(missing))
-        if missing:
-            run(entrant, missing, bar)
-    bar.close()
+def _jobs(compute, entrants, budgets, subsets, *rest):
+    """A job for every entrant, protocol, budget and subset: ``compute(*these, *rest, hashes)``."""
+    cells = [
+        (entrant, protocol, budget, subset)
+        for entrant in entrants
+        for protocol in entrant.protocols
+        for budget in budgets
+        for subset in range(subsets[budget])
+    ]
+    return [
+        grid.Job(
+            {_cell_hash(rest[-1], *cell): f"{cell[0].method} {cell[1]} {cell[2]:.0%}"}, cell[0],
+            partial(compute, *cell, *rest),
+        )
+        for cell in cells
+    ]  # fmt: skip
 
 
-def _run_cells(entrant, cells, train, test, classes, settings, table, bar):
-    """Compute the missing cells of one entrant, each stored when done."""
-    task = settings["task"]
+def _compute(entrant, protocol, budget, subset, train, test, classes, settings, names):
+    """Compute one cell: its row and its scores."""
+    cell, task = (entrant, protocol, budget, subset), settings["task"]
+    labelled, scores = _answer(*cell, train, test, classes, settings)
     target = test.targets(task)[classes].to_numpy()
     weights = patient_weights(test.table["patient_id"])
-    answers = _answers(entrant, cells, train, test, classes, settings)
-    for name, (_, protocol, budget, subset), part, scores in answers:
-        row = _cell_row(entrant, protocol, task, part, target, scores, weights)
-        row |= {"budget": budget, "subset": subset, "config": name}
-        table.add([row], {name: scores})
-        bar.set_postfix_str(f"{entrant.method} {protocol} {budget:.0%}: {row['value']:.3f}")
-        bar.update()
+    row = _cell_row(entrant, protocol, task, labelled, target, scores, weights)
+    yield [row | {"budget": budget, "subset": subset, "config": names[0]}], {names[0]: scores}
 
 
-def _answers(entrant, cells, train, test, classes, settings):
-    """Train cell after cell: its hash, the cell, the labelled cohort, scores (test record, class).
+def _answer(entrant, protocol, budget, subset, train, test, classes, settings):
+    """Train one cell: the labelled cohort, and scores (test record, class).
 
     The scores of a probe are logits, those of a fine-tuned network probabilities.
     """
-    encoder = entrant.make().eval()
-    task, windows = settings["task"], (settings["seconds"], settings.get("overlap", 0.0))
-    if any(cell[1] == "probe" for _, cell in cells):
-        features, test_features = (embed(encoder, part, *windows) for part in (train, test))
-    row_of = pd.Series(np.arange(len(train)), index=train.table["record_id"])
-    for name, cell in cells:
-        _, protocol, budget, subset = cell
-        part = train.budget(budget, subset)
-        labels = part.targets(task)[classes].to_numpy()
-        if protocol == "probe":
-            rows = torch.from_numpy(row_of[part.table["record_id"]].to_numpy().copy())
-            patients = part.table["patient_id"]
-            scores = linear_probe(features[rows], labels, patients, test_features, seed=subset)
-        else:
-            options = {**settings["fine_tuning"], **entrant.fine_tuning}
-            model = fine_tune(encoder, part, labels, seconds=windows[0], seed=subset, **options)
-            scores = predict(model, test, *windows)
-        yield name, cell, part, scores
+    windows = settings["seconds"], settings.get("overlap", 0.0)
+    labelled = train.budget(budget, subset)
+    labels = labelled.targets(settings["task"])[classes].to_numpy()
+    if protocol == "probe":
+        known, asked = grid.features(entrant, settings["cohort"], windows, (train, test), embed)
+        row_of = pd.Series(np.arange(len(train)), index=train.table["record_id"])
+        rows = torch.from_numpy(row_of[labelled.table["record_id"]].to_numpy().copy())
+        patients = labelled.table["patient_id"]
+        return labelled, linear_probe(known[rows], labels, patients, asked, seed=subset)
+    options = {**settings["fine_tuning"], **entrant.fine_tuning}
+    encoder = grid.encoder(entrant, settings["cohort"])
+    model = fine_tune(encoder, labelled, labels, seconds=windows[0], seed=subset, **options)
+    return labelled, predict(model, test, *windows)
 
 
 def _cell_row(entrant, protocol, task, labelled, target, scores, weights):

@@ -169,7 +169,7 @@ def publish(cohort, path, n_splits=5):
     table.describe(
         experiment="leakage", cohort=cohort.name, fs=cohort.fs, n_splits=n_splits,
         cohort_fingerprint=cohort.fingerprint, sizes=sizes,
-        code=runs.code_hash(sys.modules[__name__]), seconds=round(time.monotonic() - began),
+        code=runs.definitions(sys.modules[__name__]), seconds=round(time.monotonic() - began),
     )  # fmt: skip
     return table.read()
 

@@ -12,6 +12,7 @@ metric: all of it here is our choice. Explained in the chapter *Where a tachycar
 """
 
 import warnings
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -19,13 +20,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .. import grid
 from ..datasets.simulated_vt import neighbours
 from ..heart.ventricles import SEGMENTS
 from ..metrics import patient_weights
 from ..runs import Table
-from .any_lead import _add_cell, _by_metric, _mean_and_gains
+from .any_lead import _by_metric, _cell, _mean_and_gains
 from .finetune import fine_tune
-from .label_efficiency import _about, _cell_hash, _fill
+from .label_efficiency import _about, _cell_hash
 from .probe import PENALTIES
 from .windows import embed, over_windows
 
@@ -57,19 +59,18 @@ def localisation(
     train, test, settings = _prepare(cohort, part, seconds, overlap, dict(fine_tuning or {}))
     whole = train.table["patient_id"].nunique()
     numbers, draws = _numbers(patients, whole), SUBSETS if subsets is None else subsets
-    cells = [
-        (entrant, protocol, number, subset)
+    jobs = [
+        grid.Job(
+            {_cell_hash(settings, entrant, protocol, number, subset):
+             f"{entrant.method} {protocol} {number}"}, entrant,
+            partial(_compute, entrant, protocol, number, subset, train, test, settings),
+        )
         for entrant in entrants
         for protocol in entrant.protocols
         for number in numbers
         for subset in range(1 if number == whole else draws.get(number, 1))
-    ]
-    names = [_cell_hash(settings, *cell) for cell in cells]
-
-    def run(entrant, missing, bar):
-        _run_cells(entrant, missing, train, test, settings, table, bar)
-
-    _fill(table, entrants, cells, names, run, progress)
+    ]  # fmt: skip
+    names = grid.fill(table, jobs, progress)
     table.replace_summary(summarise(table, names, reference, over))
     return table.read()
 
@@ -358,36 +359,30 @@ def _all_known(*regions):
 # --- cells and summary ------------------------------------------------------------------------
 
 
-def _run_cells(entrant, cells, train, test, settings, table, bar):
-    """Compute the missing cells of one entrant, each stored when done."""
-    encoder = entrant.make().eval()
+def _compute(entrant, protocol, number, subset, train, test, settings, names):
+    """Compute one cell: its rows and their resamples."""
     windows = settings["seconds"], settings["overlap"]
     truth, weights = origins(test), patient_weights(test.table["patient_id"])
     adjacent = _all_known(truth[0], origins(train)[0])
-    if any(cell[1] == "probe" for _, cell in cells):
-        features, others = (embed(encoder, part, *windows).numpy() for part in (train, test))
     who = train.table["patient_id"]
-    whole = who.nunique()
-    for name, (_, protocol, number, subset) in cells:
-        labelled = train.budget(number / whole, subset)
-        if protocol == "probe":
-            rows = who.isin(labelled.table["patient_id"]).to_numpy()
-            chances, sites = fit_origin_probe(features[rows], labelled, subset)(others)
-        else:
-            options = {**settings["fine_tuning"], **entrant.fine_tuning}
-            chances, sites = locate(
-                encoder, labelled, test, protocol, seconds=windows[0], overlap=windows[1],
-                seed=subset, fine_tuning=options,
-            )  # fmt: skip
-        answer = chances.idxmax(axis=1).to_numpy(str), sites
-        value = origin_scores(truth, answer, np.ones((1, len(test))), adjacent)
-        sampled = origin_scores(truth, answer, weights, adjacent)
-        row = _about(entrant, protocol, "origin", labelled)
-        row |= {"budget": number / whole, "subset": subset, "config": name}
-        _add_cell(table, row, {metric: (value[metric][0], sampled[metric]) for metric in value})
-        accuracy = value["region_accuracy"][0]
-        bar.set_postfix_str(f"{entrant.method} {protocol} {number}: {accuracy:.3f}")
-        bar.update()
+    budget = number / who.nunique()
+    labelled = train.budget(budget, subset)
+    if protocol == "probe":
+        known, asked = grid.features(entrant, settings["cohort"], windows, (train, test), embed)
+        rows = who.isin(labelled.table["patient_id"]).to_numpy()
+        chances, sites = fit_origin_probe(known.numpy()[rows], labelled, subset)(asked.numpy())
+    else:
+        options = {**settings["fine_tuning"], **entrant.fine_tuning}
+        chances, sites = locate(
+            grid.encoder(entrant, settings["cohort"]), labelled, test, protocol,
+            seconds=windows[0], overlap=windows[1], seed=subset, fine_tuning=options,
+        )  # fmt: skip
+    answer = chances.idxmax(axis=1).to_numpy(str), sites
+    value = origin_scores(truth, answer, np.ones((1, len(test))), adjacent)
+    sampled = origin_scores(truth, answer, weights, adjacent)
+    row = _about(entrant, protocol, "origin", labelled)
+    row |= {"budget": budget, "subset": subset, "config": names[0]}
+    yield _cell(row, {metric: (value[metric][0], sampled[metric]) for metric in value})
 
 
 def summarise(table, names=None, reference=("random", "fine-tuned"), over=None):

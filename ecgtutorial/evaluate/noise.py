@@ -8,15 +8,17 @@ stored as soon as it is finished, and one that stands in the table is not comput
 in the chapter *Noise robustness*.
 """
 
+from functools import partial
+
 import numpy as np
 import torch
 
-from .. import augment
+from .. import augment, grid
 from ..cohort import Cohort
 from ..metrics import patient_weights
 from ..runs import Table
 from .finetune import fine_tune, predict
-from .label_efficiency import _cell_hash, _cell_row, _fill, _prepare, summarise
+from .label_efficiency import _cell_hash, _cell_row, _prepare, summarise
 from .probe import fit_probe
 from .windows import embed
 
@@ -42,19 +44,19 @@ def noise_robustness(
     train, test, classes, settings = _prepare(
         cohort, task, part, seconds, overlap, dict(fine_tuning or {})
     )
-    cells = [
-        (entrant, protocol, level, draw)
-        for entrant in entrants
-        for protocol in entrant.protocols
-        for level in levels
-        for draw in range(draws if level else 1)
-    ]
-    names = [_cell_hash({**settings, "noise": n}, e, p, 1.0, draw) for e, p, n, draw in cells]
-
-    def run(entrant, missing, bar):
-        _run_cells(entrant, missing, train, test, classes, settings, table, bar)
-
-    _fill(table, entrants, cells, names, run, progress)
+    tests = [(level, draw) for level in levels for draw in range(draws if level else 1)]
+    jobs = []
+    for entrant in entrants:
+        for protocol in entrant.protocols:
+            names = [
+                _cell_hash({**settings, "noise": level}, entrant, protocol, 1.0, draw)
+                for level, draw in tests
+            ]
+            called = [f"{entrant.method} {protocol} level {level}" for level, _ in tests]
+            cells = dict(zip(names, tests))
+            compute = partial(_compute, entrant, protocol, cells, train, test, classes, settings)
+            jobs.append(grid.Job(dict(zip(names, called)), entrant, compute))
+    names = grid.fill(table, jobs, progress)
     table.replace_summary(summarise(table, test, task, names, reference, classes=classes))
     return table.read()
 
@@ -78,21 +80,19 @@ def noisy(cohort, level, draw=0):
     return Cohort(signals, cohort.table, cohort.labels, cohort.fs, name, cohort.leads)
 
 
-def _run_cells(entrant, cells, train, test, classes, settings, table, bar):
-    """Compute the missing cells of one entrant, one training a protocol; each stored when done."""
-    encoder, task = entrant.make().eval(), settings["task"]
+def _compute(entrant, protocol, cells, train, test, classes, settings, names):
+    """Train once and compute the cells of `names`, among `cells` {hash: (level, draw)}."""
+    encoder, task = grid.encoder(entrant, settings["cohort"]), settings["task"]
     target = test.targets(task)[classes].to_numpy()
     labels = train.targets(task)[classes].to_numpy()
     weights = patient_weights(test.table["patient_id"])
-    for protocol in dict.fromkeys(cell[1] for _, cell in cells):
-        score = _trained(entrant, encoder, protocol, train, labels, settings)
-        for name, (_, _, level, draw) in (c for c in cells if c[1][1] == protocol):
-            scores = score(noisy(test, level, draw))
-            row = _cell_row(entrant, protocol, task, train, target, scores, weights)
-            row |= {"budget": 1.0, "noise": level, "subset": draw, "config": name}
-            table.add([row], {name: scores})
-            bar.set_postfix_str(f"{entrant.method} {protocol} level {level}: {row['value']:.3f}")
-            bar.update()
+    score = _trained(entrant, encoder, protocol, train, labels, settings)
+    for name in names:
+        level, draw = cells[name]
+        scores = score(noisy(test, level, draw))
+        row = _cell_row(entrant, protocol, task, train, target, scores, weights)
+        row |= {"budget": 1.0, "noise": level, "subset": draw, "config": name}
+        yield [row], {name: scores}
 
 
 def _trained(entrant, encoder, protocol, train, labels, settings):

@@ -526,7 +526,7 @@ def publish(simulated, real, path, n_jobs=1, seeds=(0, 1, 2)):
     table.describe(
         experiment="realism", cohort=real.name, fs=real.fs, fingerprints=settings, sizes=sizes,
         inside=int(compared["inside"].sum()), features=len(compared),
-        code=runs.code_hash(sys.modules[__name__]), seconds=round(time.monotonic() - began),
+        code=runs.definitions(sys.modules[__name__]), seconds=round(time.monotonic() - began),
     )  # fmt: skip
     return compared, told
 
