@@ -7,8 +7,10 @@
         table = arrhythmias(...)                            # a cluster (`dask.distributed.Client`)
 
 A cell is stored when it is finished, and one that stands in the table is not computed again: stop
-a grid when you like and call it again. The calling process alone writes the table. Workers need
-the folders of cohorts and runs, so on several machines these lie on a shared disk.
+a grid when you like and call it again. The calling process alone writes the table. Workers look
+into it before they begin a cell, because a cluster asks again for every result of a worker that
+died. They need the folders of cohorts, of runs and of the table, so on several machines these lie
+on a shared disk.
 """
 
 import itertools
@@ -58,16 +60,17 @@ def fill(table, jobs, progress=True):
         if missing:
             todo.append((job, missing))
     tasks = [
-        (", ".join(map(job.cells.get, missing)), partial(_computed, k, job.compute, missing))
+        (", ".join(map(job.cells.get, missing)), partial(_computed, k, job.compute, missing, table))
         for k, (job, missing) in enumerate(todo)
     ]
     try:
         if todo and joblib.effective_n_jobs(None) > 1:
             _pretrain([job.entrant for job, _ in todo], progress)
         with tqdm(total=len(names), initial=n_done, desc="cells", disable=not progress) as bar:
-            for k, cells in _results(tasks):
+            for k, found in _results(tasks):
                 job, missing = todo[k]
-                for name, (rows, *arrays) in zip(missing, cells, strict=True):
+                bar.update(len(missing) - len(found))  # stored by somebody else meanwhile
+                for name, (rows, *arrays) in found.items():
                     table.add(rows, *arrays)
                     bar.set_postfix_str(f"{job.cells[name]}: {rows[job.shown]['value']:.3f}")
                     bar.update()
@@ -116,8 +119,10 @@ def _made(entrant):
     entrant.make()
 
 
-def _computed(k, compute, missing):
-    return k, list(compute(missing))
+def _computed(k, compute, missing, table):
+    there = set(table.read()["config"])
+    left = [name for name in missing if name not in there]
+    return k, dict(zip(left, compute(left), strict=True)) if left else {}
 
 
 def _results(tasks):

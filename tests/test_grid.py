@@ -200,14 +200,21 @@ def test_a_dask_worker_is_killed_and_nothing_is_lost_or_done_twice(table, log, m
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
     def kill():
-        """Kill the worker of the third cell while it is inside it."""
-        end = time.monotonic() + 60
-        while len(begun := [w for w in notes(log) if w[0] == "begun"]) < 3:
-            if time.monotonic() > end:
-                return
+        """Kill the worker of a cell while it is inside it and what ended before is stored."""
+        end, seen = time.monotonic() + 60, {}
+        while time.monotonic() < end:
             time.sleep(0.02)
-        killed.append(begun[2][1])
-        os.kill(int(begun[2][2]), signal.SIGKILL)
+            begun = [w for w in notes(log) if w[0] == "begun"]
+            for words in begun:
+                seen.setdefault(words[1], time.monotonic())
+            ended = set(happened(log, "ended"))
+            stored = {str(value) for _, value in rows(table)}
+            inside = [w for w in begun if w[1] not in ended]
+            fresh = [w for w in inside if time.monotonic() - seen[w[1]] < 0.35]
+            if len(begun) >= 3 and ended == stored and fresh:
+                killed.append(fresh[-1][1])
+                os.kill(int(fresh[-1][2]), signal.SIGKILL)
+                return
 
     killed = []
     assassin = threading.Thread(target=kill)
