@@ -3,13 +3,14 @@
 import math
 
 from .recurrent import RecurrentEncoder
+from .s4 import S4Encoder
 from .single_lead import SingleLeadCNN, default_strides
 from .transformer import TransformerEncoder
 from .xresnet import XResNet1d
 
 NAMES = (
     "single-lead", "xresnet1d50", "xresnet1d50-small", "cpc", "cpc-strided", "cpc-small",
-    "transformer", "transformer-small",
+    "cpc-s4", "transformer", "transformer-small",
 )  # fmt: skip
 
 
@@ -21,7 +22,8 @@ def build(name, *, fs=100, n_leads=12):
     make tokens of about its 32 ms. ``"-small"``: the same, at a size that two processor cores can
     train (our choice): half the width and one block a stage for xresnet1d50; a quarter of the
     width, and two layers that halve the rate, for CPC; two layers of an eighth of the width, and
-    tokens twice as long, for the transformer. Raises ``ValueError`` for other names.
+    tokens twice as long, for the transformer. ``"cpc-s4"``: ``"cpc-small"`` with state spaces of
+    about as many parameters in place of the LSTM. Raises ``ValueError`` for other names.
     """
     if name == "single-lead":
         return SingleLeadCNN(strides=default_strides(fs), n_leads=n_leads)
@@ -38,6 +40,8 @@ def build(name, *, fs=100, n_leads=12):
             n_leads=n_leads, channels=128, hidden=128, kernels=(4, 4, 1, 1),
             strides=(2, 2, 1, 1),
         )  # fmt: skip
+    if name == "cpc-s4":
+        return S4Encoder(n_leads=n_leads, channels=128, kernels=(4, 4, 1, 1), strides=(2, 2, 1, 1))
     if name == "transformer":
         return TransformerEncoder(n_leads=n_leads, n_convs=_halvings(0.032, fs))
     if name == "transformer-small":

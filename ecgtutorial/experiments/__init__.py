@@ -4,11 +4,23 @@
 
 fills ``results/ptb-xl/label-efficiency-all.csv``. Stop it when you like: it goes on where it
 stopped. With ``--scheduler tcp://...`` its cells are computed on a Dask cluster. One file a paper:
-`oh` (A), `mehari` (B), `ran` (C), `gopal` (D), and `everyone` for all methods side by side.
+`oh` (A), `mehari` (B), `ran` (C), `gopal` (D), `everyone` for all methods side by side, and
+`beyond` for what goes further.
 """
 
 import functools
 
+from .beyond import (
+    ATTEMPTS,
+    ATTEMPTS_SUBSETS,
+    BEYOND_SUBSETS,
+    TEACHER,
+    attempts_entrants,
+    beyond_entrants,
+    run_attempts,
+    run_beyond,
+    teacher_run,
+)
 from .common import (
     RAN_SCALES,
     SCALES,
@@ -110,6 +122,7 @@ from .ran import (
     run_spatio_temporal_parts,
     run_ventricular_origin,
 )
+from .random_width import RANDOM_WIDTH, random_width_entrants, run_random_width, s4_run
 
 EXPERIMENTS = {
     "label-efficiency": run_label_efficiency,
@@ -138,6 +151,9 @@ EXPERIMENTS = {
     "all-methods": run_all_methods,
     "ventricular-origin": run_ventricular_origin,
     "ventricular-origin-all": run_ventricular_origin_all,
+    "random-width": run_random_width,
+    "attempts": run_attempts,
+    "beyond": run_beyond,
 }
 
 _AT_THE_SCALES_RATE = (

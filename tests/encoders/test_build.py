@@ -13,6 +13,7 @@ SHAPES = {
     "cpc": (1536, 250, 512),
     "cpc-strided": (1536, 15, 512),
     "cpc-small": (384, 62, 128),
+    "cpc-s4": (384, 62, 128),
     "transformer": (768, 62, 768),
     "transformer-small": (96, 31, 96),
 }
