@@ -68,7 +68,7 @@ def pretrained(method_class, cohort, *, method=None, seed=0, progress=True, **tr
     """The run of a method on a cohort: loaded, resumed or made.
 
     `method`: keyword arguments of `method_class`; `training`: those of `pretrain`. Their values and
-    the cohort's fingerprint make the run's hash. Returns a `Run`.
+    the cohort's fingerprint make the run's hash. Works under ``torchrun``, too. Returns a `Run`.
     """
     method = dict(method or {})
     config = {
@@ -88,15 +88,17 @@ def pretrained(method_class, cohort, *, method=None, seed=0, progress=True, **tr
     loaded = done.exists()
     (folder / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True))
     began = time.monotonic()
+    first = os.environ.get("RANK", "0") == "0"  # under torchrun one process locks for all
     with open(folder / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # a second process that wants this run waits for it
+        if first:  # a second command that wants this run waits for it
+            fcntl.flock(lock, fcntl.LOCK_EX)
         log = pretrain(module, cohort, seed=seed, folder=folder, progress=progress, **training)
-        if not done.exists():
-            seconds = time.monotonic() - began
+        seconds = time.monotonic() - began
+        if first and not done.exists():
             partial = folder / "run.json.part"
             partial.write_text(json.dumps({"seconds": seconds, **environment()}, indent=1))
             os.replace(partial, done)
-    seconds = json.loads(done.read_text())["seconds"]
+    seconds = json.loads(done.read_text())["seconds"] if done.exists() else seconds
     return Run(module, log, config, name, seconds, loaded)
 
 

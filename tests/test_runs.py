@@ -1,4 +1,8 @@
 import json
+import os
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -232,3 +236,27 @@ def test_a_reviewed_change_is_named_no_more_until_the_next(package):
     assert package(gone, reviewed={name: "gone"}) == ["evaluate.boxes.Box"]
     assert package(gone, reviewed={name: now}) == ["evaluate.boxes.Box", name]
     assert package(SOURCE, reviewed={name: now}) == []  # changed back
+
+
+def test_two_processes_of_torchrun_share_one_run(tmp_path):
+    script = tmp_path / "my_pretraining.py"
+    script.write_text("""
+import ecgtutorial as ecg, os
+from ecgtutorial import runs
+from ecgtutorial.methods.simclr import SimCLR
+
+cohort = ecg.open_cohort("simulated", n_patients=40)
+run = runs.pretrained(SimCLR, cohort, method={"seconds": 1.0}, epochs=2, batch_size=16,
+                      accelerator="cpu", progress=False)
+print(f"rank {os.environ['RANK']}: {run.hash} {len(run.log)}")
+""")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    for _ in range(2):  # made, then loaded
+        done = subprocess.run(
+            [*command, script], check=True, timeout=300, capture_output=True, text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "ECGTUTORIAL_CACHE": str(tmp_path)},
+        )  # fmt: skip
+        said = sorted(re.findall(r"rank (\d): (\w+) (\d+)", done.stdout))
+        assert [rank for rank, *_ in said] == ["0", "1"] and said[0][1:] == said[1][1:]
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert (folder / "run.json").exists()
