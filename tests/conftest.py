@@ -1,4 +1,4 @@
-"""Fixtures for all tests: a cache of their own, real records where they lie, made-up ones."""
+"""Fixtures for all tests: a cache of their own, records real and made up, the built site."""
 
 import os
 import shutil
@@ -8,6 +8,58 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    """The folder of the built pages: ECGTUTORIAL_SITE, or else the committed outputs rendered."""
+    if os.environ.get("ECGTUTORIAL_SITE"):
+        return Path(os.environ["ECGTUTORIAL_SITE"]).resolve()
+    import render
+
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return render.render(ROOT / "book", tmp_path_factory.mktemp("site"))
+    from filelock import FileLock
+
+    shared = tmp_path_factory.getbasetemp().parent / "site"  # one build for all workers
+    with FileLock(f"{shared}.lock"):
+        if not (shared / "done").exists():
+            render.render(ROOT / "book", shared)
+            (shared / "done").touch()
+    return shared / "_build/html"
+
+
+@pytest.fixture(scope="session")
+def pages(site):
+    """Path below the site, to the parsed page."""
+    bs4 = pytest.importorskip("bs4")
+    found = {}
+    for path in sorted(site.rglob("*.html")):
+        name = path.relative_to(site).as_posix()
+        if not name.startswith("_"):
+            found[name] = bs4.BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+    return found
+
+
+@pytest.fixture(scope="session")
+def address(site):
+    """The site's address on loopback."""
+    from browser import served
+
+    with served(site) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")  # playwright's event loop must not outlive the browser's tests
+def browser():
+    """Chromium, headless."""
+    pytest.importorskip("playwright.sync_api")
+    from browser import PROGRAMS, chromium
+
+    if not any(map(shutil.which, PROGRAMS)):
+        pytest.skip(f"none of {', '.join(PROGRAMS)} is installed")
+    with chromium() as engine:
+        yield engine
 
 
 @pytest.fixture(scope="session", autouse=True)

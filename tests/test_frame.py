@@ -360,7 +360,7 @@ def test_figure_has_its_alt_text(rendered):
 
 def test_buttons_point_to_the_repository(rendered):
     text = (rendered[1] / "a/one.html").read_text(encoding="utf-8")
-    assert "https://colab.research.google.com/github/o/r/blob/" in text
+    assert "https://colab.research.google.com/github/o/r/blob/colab/a/one.ipynb" in text
     assert "/book/a/one.ipynb" in text and 'href="https://github.com/o/r"' in text
 
 

@@ -15,7 +15,8 @@ import pytest
 from tidy import is_random, tidy
 
 BOOK = Path(__file__).resolve().parents[1] / "book"
-NOTEBOOKS = sorted(p for p in BOOK.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+# The chapters. Assignments hold no outputs; tests/test_grade.py runs them.
+NOTEBOOKS = sorted(p for p in BOOK.glob("[!_]*/*.ipynb"))
 PAGES = sorted(p for p in BOOK.rglob("*.md") if not p.relative_to(BOOK).parts[0].startswith("_"))
 BLOCK = ("you will be able to", "you need", "time", "cohort")  # of a chapter's first cell
 MACHINE_PATH = re.compile(r"(?<![\w.~:/-])/(?:home|root|work|tmp|Users|mnt|var)/|\b[A-Z]:\\\w")

@@ -4,51 +4,18 @@ The committed outputs are rendered to a temporary folder first. To test pages th
 already, name their folder in ECGTUTORIAL_SITE.
 """
 
-import functools
-import http.server
-import os
-import shutil
-import threading
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
 
 import pytest
-import render
 import yaml
+from browser import served, settled
 
 bs4 = pytest.importorskip("bs4")
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "book"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
 PHONE, DESK = 390, 1280
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """The folder of the built pages."""
-    if os.environ.get("ECGTUTORIAL_SITE"):
-        return Path(os.environ["ECGTUTORIAL_SITE"]).resolve()
-    return render.render(BOOK, tmp_path_factory.mktemp("site"))
-
-
-@pytest.fixture(scope="module")
-def pages(site):
-    """Path below the site, to the parsed page."""
-    found = {}
-    for path in sorted(site.rglob("*.html")):
-        name = path.relative_to(site).as_posix()
-        if not name.startswith("_"):
-            found[name] = bs4.BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -57,34 +24,6 @@ def chapters(pages):
     toc = yaml.safe_load((BOOK / "_toc.yml").read_text(encoding="utf-8"))
     files = [toc["root"], *(c["file"] for part in toc["parts"] for c in part["chapters"])]
     return {f"{name}.html": pages[f"{name}.html"] for name in files}
-
-
-@pytest.fixture(scope="module")
-def address(site):
-    """The site's address on loopback."""
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *arguments):
-            pass
-
-    handler = functools.partial(Quiet, directory=str(site))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as engine:
-        chromium = engine.chromium.launch(executable_path=program, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 def anchors(page):
@@ -133,7 +72,8 @@ def test_every_image_has_alt_text(pages):
         f"{name}: {image.get('src')}"
         for name, page in pages.items()
         for image in page.find_all("img")
-        if not (image.get("alt") or "").strip() or image["alt"] == image.get("src")
+        if not (image.get("alt") or "").strip()
+        or image["alt"] == image.get("src")
         # the theme's pictures aside, an alt that is a file name says nothing
         or image["alt"].endswith((".png", ".svg", ".jpg"))
     ]
@@ -168,13 +108,9 @@ def look(browser, address, name, width):
 
     page.route("**/*", guard)
     try:
-        page.goto(address + name, wait_until="networkidle", timeout=60_000)
-        formulas = page.locator(".math.notranslate")
-        if formulas.count():
-            page.wait_for_selector("mjx-container", state="attached", timeout=30_000)
-            page.evaluate("MathJax.startup.promise")
-            if page.locator("mjx-merror, [data-mjx-error]").count():
-                wrong.append("MathJax: a formula with an error")
+        settled(page, address + name)
+        if page.locator("mjx-merror, [data-mjx-error]").count():
+            wrong.append("MathJax: a formula with an error")
         overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
     finally:
         context.close()
@@ -200,17 +136,8 @@ def test_browser_sees_what_is_wrong(browser, address, site, tmp_path):
         "<img src='http://192.0.2.1/far.png'><div style='width:900px'>wide</div>",
         encoding="utf-8",
     )
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
-    handler.log_message = lambda *arguments: None
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        wrong, overflow = look(
-            browser, f"http://127.0.0.1:{server.server_port}/", "bad.html", PHONE
-        )
-    finally:
-        server.shutdown()
-        server.server_close()
+    with served(tmp_path) as elsewhere:
+        wrong, overflow = look(browser, elsewhere, "bad.html", PHONE)
     text = "\n".join(wrong)
     for part in ("console: x", "script:", "404:", "left the site"):
         assert part in text

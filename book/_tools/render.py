@@ -3,7 +3,7 @@
     python book/_tools/render.py                       # book/, the committed outputs
     python book/_tools/render.py --source _build/run/book
 
-The result is _build/html. The repository's address, for its button and Colab's, is looked for at
+The result is _build/html. The repository's address, for buttons and the link to Colab, is found at
 build time: ECGTUTORIAL_REPOSITORY, then what GitHub's workflows set, then the git remote. Without
 one the pages have no such buttons.
 """
@@ -17,8 +17,10 @@ import sys
 from pathlib import Path
 
 import yaml
+from after import mend_all
 
-ROOT = Path(__file__).resolve().parents[2]
+TOOLS = Path(__file__).resolve().parent
+ROOT = TOOLS.parents[1]
 HOSTS = ("github.com", "gitlab.com", "bitbucket.org")  # whose buttons the theme can draw
 
 
@@ -56,10 +58,11 @@ def configuration(base, url, branch):
     """Return the settings of ``_config.yml`` with the repository's buttons where it is known."""
     config = dict(base)
     config["repository"] = {**base["repository"], "url": url, "branch": branch}
+    # reference.py lies beside this file, wherever Jupyter Book is called from.
+    config["sphinx"] = {**base["sphinx"], "local_extensions": {"reference": str(TOOLS)}}
     if url:
-        config["html"] = {**base["html"], "use_repository_button": True}
-    if "//github.com/" in url:  # the only host that Colab opens
-        config["launch_buttons"] = {"colab_url": "https://colab.research.google.com"}
+        buttons = {"use_repository_button": True, "use_edit_page_button": True}
+        config["html"] = {**base["html"], **buttons}
     return config
 
 
@@ -99,6 +102,10 @@ def render(source, output, environment=os.environ):
     command += ["-n", "-W", "--keep-going", "-q"]
     if subprocess.run(command, stdin=subprocess.DEVNULL).returncode:
         raise RuntimeError(f"{source} did not render cleanly; Jupyter Book's messages stand above")
+    from colab import badges  # it takes addresses from this file
+
+    badges(build / "html", url)
+    mend_all(build / "html")
     return build / "html"
 
 

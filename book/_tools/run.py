@@ -18,6 +18,7 @@ import time
 import warnings
 from pathlib import Path
 
+import fresh
 import nbformat
 import yaml
 from tidy import tidy
@@ -45,7 +46,7 @@ def choose(book, wanted):
 
 
 def execute(path, parameters):
-    """Execute one notebook where it lies, and tidy it; return the seconds it took.
+    """Execute one notebook where it lies, tidy and stamp it; return the seconds it took.
 
     Raises
     ------
@@ -57,6 +58,7 @@ def execute(path, parameters):
         import papermill
     logging.getLogger("papermill").setLevel(logging.ERROR)  # for parameters a notebook lacks
     bar = {"desc": "  cells", "ncols": 80, "leave": False} if sys.stderr.isatty() else False
+    mark = fresh.stamp(nbformat.read(path, as_version=4))  # before: the code may change meanwhile
     start = time.perf_counter()
     papermill.execute_notebook(
         path, path, parameters=parameters, cwd=path.parent,
@@ -65,7 +67,9 @@ def execute(path, parameters):
         autosave_cell_every=0, request_save_on_cell_execute=False,
     )  # fmt: skip
     seconds = time.perf_counter() - start
-    nbformat.write(tidy(nbformat.read(path, as_version=4)), path)
+    notebook = tidy(nbformat.read(path, as_version=4))
+    notebook.metadata[fresh.KEY] = nbformat.from_dict(mark)
+    nbformat.write(notebook, path)
     return seconds
 
 

@@ -38,10 +38,12 @@ def tidy(notebook, root=ROOT):
         The repository's folder; its path is taken out of the outputs.
     """
     notebook.cells = [c for c in notebook.cells if "injected-parameters" not in tags(c)]
+    kept = {k: v for k, v in notebook.metadata.items() if k == "ecgtutorial"}  # see fresh.py
     notebook.metadata = nbformat.from_dict(
         {
             "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
             "language_info": {"name": "python", "pygments_lexer": "ipython3"},
+            **kept,
         }
     )
     notebook.nbformat, notebook.nbformat_minor = 4, max(5, notebook.nbformat_minor)
