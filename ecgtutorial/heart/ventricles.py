@@ -232,6 +232,7 @@ def _travel(pairs, nodes, fast):
     purkinje = fast[i] & fast[j] & (nodes["layer"][i] == nodes["layer"][j])
     time = np.where(purkinje, length / _PURKINJE, time)
     n = len(nodes["position"])
+    i, j = i.astype(np.int32), j.astype(np.int32)  # older scipy's dijkstra takes no other indices
     graph = csr_array((np.maximum(time, 0.1), (i, j)), shape=(n, n))
     return dijkstra(graph, directed=False).astype(np.float32)
 
@@ -282,7 +283,7 @@ def _ways(fibres):
     i, j = tissue.pairs[:, muscle[i, j] < detour.min(axis=1) - 1e-3]
     inner = (tissue.layer[i] == 0) & (tissue.layer[j] == 0)
     time = np.tile(muscle[i, j] / np.where(inner, fibres, 1), 2)
-    there_and_back = np.append(i, j), np.append(j, i)
+    there_and_back = np.append(i, j).astype(np.int32), np.append(j, i).astype(np.int32)
     ways = csr_array((time, there_and_back), shape=muscle.shape)
     return ways, np.repeat(np.arange(len(muscle)), np.diff(ways.indptr))
 
